@@ -1,0 +1,57 @@
+//! The one thing the engine asks of the outside: a disk.
+//!
+//! Invariants every implementation keeps:
+//! - A completed `flush` makes durable every write that had completed before the flush was submitted.
+//! - A completed `write_durable` is durable by itself (FUA, or write then flush).
+//! - Nothing else is promised: writes since the last completed flush may be lost, reordered, or torn at 512 bytes.
+//! - Short transfers never surface: a call transfers everything or fails.
+//!
+//! Contract of the futures: once polled they must be run to completion. The kernel may still own the buffer, so an
+//! implementation is free to abort the process when a future with I/O under way is dropped.
+
+#![allow(async_fn_in_trait)]
+
+use crate::error::Result;
+use aligned_vec::{AVec, ConstAlign};
+
+/// Memory fit for direct I/O: 4 KiB aligned.
+pub type AlignedBuffer = AVec<u8, ConstAlign<4096>>;
+
+/// A zeroed buffer fit for direct I/O.
+pub fn aligned_buffer(length_bytes: usize) -> AlignedBuffer {
+    let mut buffer = AlignedBuffer::with_capacity(4096, length_bytes);
+    buffer.resize(length_bytes, 0);
+    buffer
+}
+
+/// A handle on one device, used by one thread. Offsets, lengths and memory are aligned to the device's logical
+/// sector; all lengths are in bytes.
+pub trait Disk {
+    /// Size in bytes; a multiple of the logical sector.
+    fn size_bytes(&self) -> u64;
+    /// Logical sector in bytes: 512 or 4096.
+    fn sector_bytes(&self) -> u32;
+    /// Largest discard the device takes, in bytes; 0 where it takes none.
+    fn discard_bytes_max(&self) -> u64;
+
+    /// Fills `buffer` from `offset_bytes`.
+    async fn read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()>;
+    /// Writes `data`; volatile until a flush.
+    async fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<()>;
+    /// Writes `data`; durable on completion.
+    async fn write_durable(&self, offset_bytes: u64, data: &[u8]) -> Result<()>;
+    /// Zeroes a range; volatile until a flush. `may_unmap` allows the device to deallocate it.
+    async fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64, may_unmap: bool) -> Result<()>;
+    /// Tells the device that the content of a range is not needed; it reads as anything afterwards.
+    async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
+    /// Makes durable what completed before.
+    async fn flush(&self) -> Result<()>;
+}
+
+/// The two devices under a volume, as one thread holds them.
+pub struct Disks<D> {
+    /// The real disk: the volume's current content, at its own address.
+    pub origin: D,
+    /// Where before-images and metadata live.
+    pub store: D,
+}

@@ -1,0 +1,1 @@
+//! Serves one Cairn volume: disks on io_uring, frontends, control API.
