@@ -7,3 +7,5 @@
 pub mod disk;
 pub mod error;
 pub mod units;
+pub mod entry;
+pub mod format;

@@ -1,0 +1,1 @@
+//! What lies on the store, byte by byte. docs/FORMAT.md has the maps; the sizes are proven at compile time.
