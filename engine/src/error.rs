@@ -50,13 +50,13 @@ impl ErrorKind {
     pub fn errno(self) -> i32 {
         match self {
             ErrorKind::Io | ErrorKind::FlushFailed | ErrorKind::Corrupt | ErrorKind::Broken => 5, // EIO
-            ErrorKind::NoSpace => 28,                                                            // ENOSPC
-            ErrorKind::NotFound => 2,                                                            // ENOENT
-            ErrorKind::Exists => 17,                                                             // EEXIST
-            ErrorKind::Busy => 16,                                                               // EBUSY
-            ErrorKind::TimedOut => 110,                                                          // ETIMEDOUT
-            ErrorKind::ReadOnly => 30,                                                           // EROFS
-            ErrorKind::Closed => 108,                                                            // ESHUTDOWN
+            ErrorKind::NoSpace => 28,                                                             // ENOSPC
+            ErrorKind::NotFound => 2,                                                             // ENOENT
+            ErrorKind::Exists => 17,                                                              // EEXIST
+            ErrorKind::Busy => 16,                                                                // EBUSY
+            ErrorKind::TimedOut => 110,                                                           // ETIMEDOUT
+            ErrorKind::ReadOnly => 30,                                                            // EROFS
+            ErrorKind::Closed => 108,                                                             // ESHUTDOWN
             ErrorKind::Invalid
             | ErrorKind::NotAStore
             | ErrorKind::TooNew

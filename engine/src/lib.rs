@@ -5,7 +5,7 @@
 //! the byte maps.
 
 pub mod disk;
-pub mod error;
-pub mod units;
 pub mod entry;
+pub mod error;
 pub mod format;
+pub mod units;
