@@ -4,6 +4,7 @@
 //! simulator drives exactly what production drives. docs/ARCHITECTURE.md says how the parts fit; docs/FORMAT.md has
 //! the byte maps.
 
+pub mod catalog;
 pub mod disk;
 pub mod entry;
 pub mod error;
