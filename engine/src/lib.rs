@@ -8,4 +8,5 @@ pub mod disk;
 pub mod entry;
 pub mod error;
 pub mod format;
+pub mod run;
 pub mod units;

@@ -1,1 +1,3 @@
 //! What lies on the store, byte by byte. docs/FORMAT.md has the maps; the sizes are proven at compile time.
+
+pub mod checksum;
