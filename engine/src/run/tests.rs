@@ -232,6 +232,23 @@ fn a_page_of_another_run_in_place_of_ours_is_corrupt() {
 }
 
 #[test]
+fn a_valid_page_that_is_not_the_one_its_parent_knew_is_corrupt() {
+    let mut rng = Rng::with_seed(13);
+    let disk = MemoryDisk::default();
+    let oracle = random_entries(&mut rng, 1000);
+    let run = written(&disk, &mut rng, &oracle, 1 << 20);
+    let root = run.identity(run.meta().pages - 1).address_bytes as usize;
+    let root_bytes = disk.bytes.borrow()[root..root + PAGE_BYTES].to_vec();
+    // What must never happen: the run's id used again, here for a run of other entries on the same pages.
+    write(&disk, run.meta().run, run.layout().clone(), 1000, &random_entries(&mut rng, 1000));
+    disk.bytes.borrow_mut()[root..root + PAGE_BYTES].copy_from_slice(&root_bytes);
+    let block = oracle.values().next().unwrap().block;
+    let error = now(run.successor(&disk, &PageCache::new(10), block, Epoch(0))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.message().contains("does not match the page above it"), "{error}");
+}
+
+#[test]
 fn a_failed_read_is_reported_and_not_cached() {
     let mut rng = Rng::with_seed(5);
     let disk = MemoryDisk::default();
