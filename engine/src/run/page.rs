@@ -104,8 +104,8 @@ impl PageIdentity {
     pub fn corrupt(&self, what: &str) -> Error {
         let (run, page) = (self.run, self.page);
         Error::new(ErrorKind::Corrupt, "read of an index page", "store").at(self.address_bytes).saying(format!(
-            "page {page} of index run {run} {what}; snapshots that need it cannot be read: run `cairn check`, and check \
-             the store device"
+            "page {page} of index run {run} {what}; snapshots that need it cannot be read: run `cairn check`, and \
+             check the store device"
         ))
     }
 }

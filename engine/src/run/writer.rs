@@ -56,8 +56,8 @@ struct InnerLevel {
 }
 
 impl RunWriter {
-    /// A writer of run `run`, of at most `entries_expected` entries, none older than `first_epoch`. The layout must hold
-    /// [`pages_for`] that many.
+    /// A writer of run `run`, of at most `entries_expected` entries, none older than `first_epoch`. The layout must
+    /// hold [`pages_for`] that many.
     pub fn new(run: u64, first_epoch: Epoch, layout: RunLayout, entries_expected: u64) -> RunWriter {
         assert!(layout.aligned(), "segments are made of whole pages");
         let pages_max = pages_for(entries_expected).pages;
