@@ -5,9 +5,12 @@
 //! - A handle keeps its snapshot from being deleted.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC};
 use crate::units::Epoch;
 use std::fmt;
 use std::sync::Arc;
+
+pub use crate::format::item::{BrokenReason, Consistency};
 
 /// Longest snapshot name, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -45,35 +48,6 @@ impl fmt::Display for SnapshotName {
     }
 }
 
-/// What is promised about the content at the instant of the cut (mission A8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(u8)]
-pub enum Consistency {
-    /// As after a power failure.
-    #[default]
-    Crash = 0,
-    /// The filesystem was frozen.
-    Filesystem = 1,
-    /// Applications had been told as well.
-    Application = 2,
-}
-
-/// Why a snapshot is broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum BrokenReason {
-    /// The store was full and the oldest snapshots had to go.
-    StoreFull = 1,
-    /// The store failed and before-images could not be kept.
-    StoreFailed = 2,
-    /// A record that had been complete was lost or damaged.
-    RecordLost = 3,
-    /// The origin was written while Cairn was away.
-    OriginChanged = 4,
-    /// The store was used on another host after an unclean end.
-    OtherHost = 5,
-}
-
 /// One snapshot, as shown to people and programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -93,8 +67,37 @@ pub struct Snapshot {
     pub broken: Option<(BrokenReason, String)>,
 }
 
+impl Snapshot {
+    /// As the catalog records it.
+    pub(crate) fn to_record(&self) -> SnapshotRecord {
+        SnapshotRecord {
+            epoch: self.epoch,
+            created_unix_ms: self.created_unix_ms,
+            size_bytes: self.size_bytes,
+            flags: if self.automatic { SNAPSHOT_AUTOMATIC } else { 0 },
+            consistency: self.consistency,
+            broken: self.broken.as_ref().map(|(reason, _)| *reason),
+            name: self.name.0.clone(),
+            reason: self.broken.as_ref().map_or(String::new(), |(_, sentence)| sentence.clone()),
+        }
+    }
+
+    /// From the catalog.
+    pub(crate) fn from_record(record: &SnapshotRecord) -> Snapshot {
+        Snapshot {
+            name: SnapshotName(record.name.clone()),
+            epoch: record.epoch,
+            created_unix_ms: record.created_unix_ms,
+            size_bytes: record.size_bytes,
+            consistency: record.consistency,
+            automatic: record.flags & SNAPSHOT_AUTOMATIC != 0,
+            broken: record.broken.map(|reason| (reason, record.reason.clone())),
+        }
+    }
+}
+
 /// How to take a snapshot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SnapshotOptions {
     /// The caller's clock, in milliseconds since 1970 UTC.
     pub now_unix_ms: u64,

@@ -13,7 +13,7 @@ use crate::catalog::SNAPSHOTS_MAX;
 use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, SnapshotItem};
+use crate::format::item::{Item, VolumeFacts};
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
 use futures_util::future::{select, Either};
 use std::pin::pin;
@@ -47,7 +47,6 @@ impl Volume {
         self.flush_origin(disks).await?;
         let mut ledger = self.ledger.lock().await;
         refuse_duplicate(&ledger, name)?;
-        ledger.catalog.refuse_failed()?;
         let next = self.prepare_epoch(self.size_blocks(), true);
         let snapshot = Snapshot {
             name: name.clone(),
@@ -65,13 +64,13 @@ impl Volume {
             return Err(error);
         }
         let items = [
-            Item::Snapshot(SnapshotItem::from_snapshot(&snapshot)),
-            Item::Volume(ledger.catalog.state().volume.with_active_epoch(next.number)),
+            Item::SnapshotPut(snapshot.to_record()),
+            Item::Volume(VolumeFacts { active_epoch: next.number, ..ledger.catalog.state().volume }),
         ];
         let result = ledger.catalog.append(&disks.store, &items).await;
         if result.is_err() {
             // In doubt. The epoch switches, so that the snapshot is exact should it reappear.
-            ledger.catalog.apply_in_memory(&items);
+            ledger.in_memory(&items);
         }
         self.switch_epoch(&mut ledger, next);
         if self.horizon() > snapshot.epoch {

@@ -39,6 +39,6 @@ impl Volume {
     /// All snapshots, oldest first.
     pub async fn snapshots(&self) -> Vec<Snapshot> {
         let ledger = self.ledger.lock().await;
-        ledger.catalog.state().snapshots.values().map(|record| record.to_snapshot()).collect()
+        ledger.catalog.state().snapshots.values().map(|record| Snapshot::from_record(record)).collect()
     }
 }

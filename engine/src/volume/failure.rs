@@ -7,11 +7,10 @@
 
 use super::ledger::Ledger;
 use super::Volume;
-use crate::catalog::SegmentState;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, SegmentUse, SnapshotItem};
-use crate::snapshot::BrokenReason;
+use crate::format::item::{Item, SegmentState};
+use crate::snapshot::{BrokenReason, Snapshot};
 use crate::units::{Epoch, SegmentIndex};
 
 impl Volume {
@@ -78,10 +77,10 @@ impl Volume {
         let items: Vec<Item> = broken
             .iter()
             .map(|epoch| {
-                let mut snapshot = ledger.catalog.state().snapshots[epoch].to_snapshot();
+                let mut snapshot = Snapshot::from_record(&ledger.catalog.state().snapshots[epoch]);
                 tracing::error!(snapshot = %snapshot.name, sentence, "snapshot broken");
                 snapshot.broken = Some((reason, sentence.to_string()));
-                Item::Snapshot(SnapshotItem::from_snapshot(&snapshot))
+                Item::SnapshotPut(snapshot.to_record())
             })
             .collect();
         for some in items.chunks(64) {
@@ -89,7 +88,7 @@ impl Volume {
                 if !self.broken_log.record(sentence) {
                     return Err(error);
                 }
-                ledger.catalog.apply_in_memory(some);
+                ledger.in_memory(some);
             }
         }
         self.stats.snapshots_broken.add(broken.len() as u64);
@@ -132,9 +131,9 @@ impl Volume {
         }
         segments.sort_unstable();
         drop(view);
-        let mut items = ledger.segment_items(&segments, SegmentUse::Free, 0);
+        let mut items = ledger.segment_items(&segments, SegmentState::Free, 0);
         items.extend(runs.iter().map(|&run| Item::RunDelete { run }));
-        ledger.catalog.append_all(&disks.store, &items).await?;
+        ledger.append_all(&disks.store, &items).await?;
         self.replace_view(segments, |view| view.runs.retain(|run| !runs.contains(&run.meta().run)));
         self.release_retired(ledger);
         Ok(true)

@@ -8,7 +8,7 @@
 use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::Item;
+use crate::format::item::{Item, VolumeFacts};
 use std::sync::atomic::Ordering;
 
 impl Volume {
@@ -56,11 +56,11 @@ impl Volume {
         if volume.flush_failed || !self.flush_failed.load(Ordering::SeqCst) {
             return false;
         }
-        let items = [Item::Volume(volume.with_flush_failed(true))];
+        let items = [Item::Volume(VolumeFacts { flush_failed: true, ..volume })];
         if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
             tracing::error!(%error, "the failed flush could not be recorded in the store");
             self.broken_log.record("a flush of the origin failed");
-            ledger.catalog.apply_in_memory(&items);
+            ledger.in_memory(&items);
         }
         true
     }

@@ -7,11 +7,12 @@
 //! - Broken snapshots are always the oldest ones.
 
 use super::Volume;
-use crate::catalog::{Catalog, SegmentState, SnapshotRecord};
+use crate::catalog::record::{encode_items, RECORD_ITEMS_BYTES_MAX};
+use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
 use crate::epoch::EpochState;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, SegmentUse};
+use crate::format::item::{Item, SegmentState, SnapshotRecord};
 use crate::lane::Handed;
 use crate::snapshot::{Snapshot, SnapshotName};
 use crate::units::{Epoch, SegmentIndex};
@@ -79,6 +80,21 @@ impl Ledger {
         self.catalog.state().segments[segment as usize].incarnation
     }
 
+    /// Applies items whose durability is in doubt. The next append writes them.
+    pub(crate) fn in_memory(&mut self, items: &[Item]) {
+        self.catalog.apply_in_memory(items).expect("the items were made from this state");
+    }
+
+    /// Appends items of any number, all or none.
+    pub(crate) async fn append_all<D: Disk>(&mut self, store: &D, items: &[Item]) -> Result<()> {
+        if encode_items(items).len() <= RECORD_ITEMS_BYTES_MAX {
+            return self.catalog.append(store, items).await;
+        }
+        // Too many for one record: a checkpoint is as atomic, and comes with the next append at the latest.
+        self.catalog.apply_in_memory(items)?;
+        self.catalog.compact(store).await
+    }
+
     pub(crate) fn record(&self, name: &SnapshotName) -> Result<&SnapshotRecord> {
         let mut records = self.catalog.state().snapshots.values();
         records.find(|record| record.name == name.as_str()).ok_or_else(|| {
@@ -87,13 +103,13 @@ impl Ledger {
     }
 
     pub(crate) fn snapshot(&self, name: &SnapshotName) -> Result<Snapshot> {
-        self.record(name).map(SnapshotRecord::to_snapshot)
+        self.record(name).map(Snapshot::from_record)
     }
 
     /// Epochs of the whole snapshots, ascending.
     pub(crate) fn whole(&self) -> impl DoubleEndedIterator<Item = Epoch> + '_ {
         let snapshots = self.catalog.state().snapshots.iter();
-        snapshots.filter(|(_, record)| record.is_whole()).map(|(&epoch, _)| epoch)
+        snapshots.filter(|(_, record)| record.broken.is_none()).map(|(&epoch, _)| epoch)
     }
 
     /// The oldest whole snapshot; `u64::MAX` where there is none.
@@ -107,12 +123,12 @@ impl Ledger {
     }
 
     /// Items that set the state of segments, one a run of neighbours with the same incarnation.
-    pub(crate) fn segment_items(&self, segments: &[SegmentIndex], state: SegmentUse, bump: u32) -> Vec<Item> {
+    pub(crate) fn segment_items(&self, segments: &[SegmentIndex], state: SegmentState, bump: u32) -> Vec<Item> {
         let mut items: Vec<Item> = Vec::new();
         for (ordinal, &segment) in segments.iter().enumerate() {
             let incarnation = self.incarnation(segment) + bump;
             let state = match state {
-                SegmentUse::Run { run, ordinal: first } => SegmentUse::Run { run, ordinal: first + ordinal as u32 },
+                SegmentState::Run { run, ordinal: first } => SegmentState::Run { run, ordinal: first + ordinal as u32 },
                 other => other,
             };
             if let Some(Item::Segments { first, count, incarnation: last, .. }) = items.last_mut() {
@@ -182,7 +198,7 @@ impl Volume {
         if segments.is_empty() {
             return Ok(false);
         }
-        let items = ledger.segment_items(&segments, SegmentUse::Lane { lane }, 1);
+        let items = ledger.segment_items(&segments, SegmentState::Lane { lane }, 1);
         if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
             // In doubt: the segments stay out of use until the next attach looks again.
             return Err(error);
