@@ -8,4 +8,6 @@ pub mod disk;
 pub mod entry;
 pub mod error;
 pub mod format;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod units;
