@@ -9,7 +9,10 @@ pub mod disk;
 pub mod executor;
 pub mod faults;
 mod image;
+pub mod oracle;
+pub mod stamp;
 
 pub use disk::{Crash, IoCounts, SimDisk, SimDiskOptions};
 pub use executor::{block_on, Handle, Scheduler};
 pub use faults::{Fault, FaultTarget, Faults};
+pub use oracle::{Change, Existence, Oracle};
