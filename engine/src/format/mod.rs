@@ -3,4 +3,5 @@
 pub mod checksum;
 pub mod geometry;
 pub mod item;
+pub mod record;
 pub mod superblock;
