@@ -9,6 +9,8 @@
 //!   older state.
 
 pub mod log;
+#[cfg(test)]
+pub(crate) mod memory_disk;
 pub mod record;
 pub mod state;
 #[cfg(test)]
