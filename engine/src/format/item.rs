@@ -32,9 +32,10 @@ pub struct VolumeFacts {
 }
 
 /// At which kind of point a snapshot was taken (mission A8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Consistency {
     /// As after a power cut.
+    #[default]
     Crash,
     /// The filesystem was frozen.
     Filesystem,
