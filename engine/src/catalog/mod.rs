@@ -144,7 +144,8 @@ impl Catalog {
     ///
     /// `Corrupt` or `NoSpace` as of [`Catalog::admit`], or `ReadOnly`: nothing was written.
     /// Any other error leaves them in doubt: they are not in the state, but a crash may bring them back. A caller for
-    /// whom that is not harmless (the cut) applies them by [`Catalog::apply_in_memory`]. The next append settles the doubt.
+    /// whom that is not harmless (the cut) applies them by [`Catalog::apply_in_memory`]. The next append settles
+    /// the doubt.
     pub async fn append<D: Disk>(&mut self, store: &D, items: &[Item]) -> Result<()> {
         assert!(!items.is_empty(), "an empty record says nothing");
         let encoded = record::encode_items(items);
