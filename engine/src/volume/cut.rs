@@ -66,6 +66,7 @@ impl Volume {
         self.gate.close();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
             self.gate.open();
+            self.record_failed_flush(&mut ledger, disks).await;
             self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
             return Err(error);
         }
