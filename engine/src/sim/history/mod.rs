@@ -14,6 +14,7 @@ pub use plan::{Kind, Plan};
 pub use shared::Reach;
 
 use super::disk::{Crash, SimDisk};
+use super::executor::Handle;
 use super::oracle::Oracle;
 use super::stamp::stamp;
 use crate::deadline::Deadline;
@@ -21,6 +22,7 @@ use crate::units::TEAR_BYTES;
 use machine::{Machine, Recovery};
 use operations::{Context, Manner};
 use shared::Shared;
+use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -118,6 +120,21 @@ impl History {
         }
     }
 
+    /// Starts an operation, which counts as under way from now on.
+    fn launch<T: 'static>(
+        &mut self,
+        name: impl Into<String>,
+        operation: impl Future<Output = T> + 'static,
+    ) -> Handle<T> {
+        self.shared.underway.set(self.shared.underway.get() + 1);
+        let shared = Rc::clone(&self.shared);
+        self.machine().host.scheduler.spawn(name, async move {
+            let output = operation.await;
+            shared.underway.set(shared.underway.get() - 1);
+            output
+        })
+    }
+
     fn spawn(&mut self, step: u64, kind: Kind) {
         let context = self.context();
         let lane = self.random.usize(0..usize::from(self.plan.lanes));
@@ -126,29 +143,27 @@ impl History {
         match kind {
             Kind::Write => {
                 let manner = Manner::Write { durable: self.random.u8(0..5) == 0 };
-                self.machine().host.scheduler.spawn(name, context.change(lane, sectors, manner));
+                self.launch(name, context.change(lane, sectors, manner));
             }
             Kind::Zeroes => {
                 let manner = Manner::Zeroes { durable: self.random.u8(0..5) == 0, may_unmap: self.random.bool() };
-                self.machine().host.scheduler.spawn(name, context.change(lane, sectors, manner));
+                self.launch(name, context.change(lane, sectors, manner));
             }
-            Kind::Discard => {
-                drop(self.machine().host.scheduler.spawn(name, context.change(lane, sectors, Manner::Discard)))
-            }
-            Kind::Flush => drop(self.machine().host.scheduler.spawn(name, context.flush(lane))),
-            Kind::Read => drop(self.machine().host.scheduler.spawn(name, context.read(lane, sectors))),
-            Kind::Tick => drop(self.machine().host.scheduler.spawn(name, context.tick())),
+            Kind::Discard => drop(self.launch(name, context.change(lane, sectors, Manner::Discard))),
+            Kind::Flush => drop(self.launch(name, context.flush(lane))),
+            Kind::Read => drop(self.launch(name, context.read(lane, sectors))),
+            Kind::Tick => drop(self.launch(name, context.tick())),
             Kind::Snapshot => self.spawn_snapshot(name, context),
             Kind::Delete => {
                 if let Some(victim) = self.pick_snapshot() {
-                    self.machine().host.scheduler.spawn(name, context.delete(victim));
+                    self.launch(name, context.delete(victim));
                 }
             }
             Kind::ReadSnapshot => {
                 if let Some(snapshot) = self.pick_snapshot() {
                     let size = self.shared.oracle.borrow().snapshot_sectors(&snapshot).expect("it was picked");
                     let sectors = self.range_within(size);
-                    self.machine().host.scheduler.spawn(name, context.read_snapshot(snapshot, sectors));
+                    self.launch(name, context.read_snapshot(snapshot, sectors));
                 }
             }
             Kind::Crash | Kind::Reattach | Kind::Restore | Kind::Inspect | Kind::Grow => {
@@ -167,7 +182,7 @@ impl History {
             self.machine().host.scheduler.spawn("deadline", Context::expire(deadline.clone(), turns));
         }
         let name = self.fresh_name("s");
-        self.machine().host.scheduler.spawn(task, context.snapshot(name, deadline));
+        self.launch(task, context.snapshot(name, deadline));
     }
 
     fn fresh_name(&mut self, prefix: &str) -> String {
@@ -236,7 +251,7 @@ impl History {
             }
             self.shared.reached("woken by a tick", 1);
             let context = self.context();
-            self.machine().host.scheduler.spawn("rescuing tick", context.tick());
+            self.launch("rescuing tick", context.tick());
         }
     }
 
@@ -251,7 +266,7 @@ impl History {
     fn inspect(&mut self) {
         self.drain();
         let context = self.context();
-        self.machine().host.scheduler.spawn("inspect", context.inspect());
+        self.launch("inspect", context.inspect());
         self.drain();
         self.observe(false);
     }
@@ -266,7 +281,7 @@ impl History {
         self.plan.origin.size_bytes = size_bytes;
         self.machine().host.disks.origin.resize(size_bytes);
         let context = self.context();
-        self.machine().host.scheduler.spawn("grow", context.grow());
+        self.launch("grow", context.grow());
         if self.random.u8(0..4) == 0 {
             let steps = self.random.usize(0..100);
             self.advance(steps, &mut 0);
@@ -298,7 +313,7 @@ impl History {
         let target = name.clone();
         let handle = self.machine().host.scheduler.spawn("read", async move { reader.snapshot_content(&target).await });
         let Ok(content) = self.machine().host.scheduler.run_until(&handle) else { return };
-        let done = self.machine().host.scheduler.spawn("restore", context.restore(name, before));
+        let done = self.launch("restore", context.restore(name, before));
         if self.random.u8(0..3) == 0 {
             let steps = self.random.usize(0..300);
             self.advance(steps, &mut 0);

@@ -16,7 +16,7 @@ pub(super) struct Shared {
     pub(super) reach: RefCell<Reach>,
     /// Names of snapshots that an operation is creating or deleting.
     pub(super) busy: RefCell<BTreeSet<String>>,
-    /// Operations that have not ended.
+    /// Operations that were launched and have not ended.
     pub(super) underway: Cell<usize>,
     journal: RefCell<VecDeque<String>>,
     failure: RefCell<Option<String>>,
@@ -56,14 +56,12 @@ impl Shared {
     /// An operation begins; gives its number.
     pub(super) fn begin(&self, what: &str) -> u64 {
         self.operations.set(self.operations.get() + 1);
-        self.underway.set(self.underway.get() + 1);
         self.note(format!("{}: {what}", self.operations.get()));
         self.operations.get()
     }
 
     /// It ended.
     pub(super) fn end(&self, number: u64, result: &str) {
-        self.underway.set(self.underway.get() - 1);
         self.note(format!("   {number} -> {result}"));
     }
 
