@@ -1,1 +1,4 @@
 //! Serves one Cairn volume: disks on io_uring, frontends, control API.
+
+pub mod config;
+pub mod paths;
