@@ -1,4 +1,9 @@
 //! Serves one Cairn volume: disks on io_uring, frontends, control API.
 
 pub mod config;
+pub mod control;
+pub mod device;
+pub mod own_ring;
 pub mod paths;
+pub mod ublk;
+pub mod uring_disk;
