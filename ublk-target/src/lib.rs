@@ -3,7 +3,14 @@
 pub mod config;
 pub mod control;
 pub mod device;
+pub mod nbd;
 pub mod own_ring;
 pub mod paths;
+pub mod process;
+pub mod readiness;
+pub mod run_state;
+pub mod stop;
+pub mod supervise;
 pub mod ublk;
+pub mod unix_socket;
 pub mod uring_disk;
