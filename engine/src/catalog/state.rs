@@ -5,8 +5,9 @@
 //! - An item that makes no sense is refused with `Corrupt` and changes nothing.
 //! - A segment that is in use is never given to another owner: it becomes free first.
 
+use crate::catalog::record::RECORD_ALIGN_BYTES;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
+use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts, TEXT_BYTES_MAX};
 use crate::units::{BlockIndex, Epoch, SegmentIndex};
 use std::collections::BTreeMap;
 
@@ -290,6 +291,24 @@ impl State {
         items
     }
 
+    /// Number of entries that take room in a checkpoint, segments apart: they have theirs for good.
+    pub fn entries(&self) -> usize {
+        let moved = self.restore.as_ref().map_or(0, |restore| 1 + restore.moved.len());
+        let watched: usize = self.watch.values().map(Vec::len).sum();
+        self.snapshots.len() + self.runs.len() + self.lanes_indexed.len() + moved + watched + self.samples.len()
+    }
+
+    /// Bytes that a checkpoint may take, both copies of its records counted: every segment apart from its neighbours,
+    /// and with `all_broken` every snapshot marked broken with the longest reason.
+    pub fn checkpoint_bytes(&self, all_broken: bool) -> u64 {
+        const ITEM_BYTES_MAX: usize = 76;
+        let reason = |snapshot: &SnapshotRecord| if all_broken { TEXT_BYTES_MAX } else { snapshot.reason.len() };
+        let texts: usize = self.snapshots.values().map(|snapshot| snapshot.name.len() + reason(snapshot)).sum();
+        let items = 32 * self.segments.len() + ITEM_BYTES_MAX * (2 + self.entries()) + texts;
+        // Less than a 50th is lost at the ends of records, and one record's rounding at the end.
+        2 * (items + items / 50 + RECORD_ALIGN_BYTES) as u64
+    }
+
     fn checkpoint_segments(&self, items: &mut Vec<Item>) {
         let mut first = 0;
         while first < self.segments.len() {
@@ -324,4 +343,160 @@ fn may_follow(before: SegmentState, after: SegmentState) -> bool {
     use SegmentState::{Data, Free, Lane};
     matches!((before, after), (Free, _) | (_, Free) | (Lane { .. }, Data { .. }) | (Data { .. }, Data { .. }))
         || before == after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::item::{BrokenReason, Consistency};
+    use fastrand::Rng;
+
+    const SEGMENT_COUNT: u32 = 40;
+
+    fn random_state(random: &mut Rng) -> SegmentState {
+        match random.u32(..5) {
+            0 | 1 => SegmentState::Free,
+            2 => SegmentState::Lane { lane: random.u16(..3) },
+            3 => SegmentState::Data { epoch: Epoch(random.u64(..4)) },
+            _ => SegmentState::Run { run: random.u64(..3), ordinal: random.u32(..4) },
+        }
+    }
+
+    fn random_snapshot(random: &mut Rng) -> SnapshotRecord {
+        let epoch = random.u64(..40);
+        SnapshotRecord {
+            epoch: Epoch(epoch),
+            created_unix_ms: random.u64(..),
+            size_bytes: 4096,
+            flags: random.u32(..2),
+            consistency: Consistency::Filesystem,
+            broken: random.bool().then_some(BrokenReason::StoreFull),
+            name: format!("s{}", if random.bool() { epoch } else { random.u64(..40) }),
+            reason: "r".repeat(random.usize(..20)),
+        }
+    }
+
+    fn random_item(random: &mut Rng) -> Item {
+        match random.u32(..16) {
+            0 => Item::Volume(VolumeFacts {
+                size_bytes: 512 * random.u64(..9),
+                active_epoch: Epoch(random.u64(..40)),
+                flush_failed: random.bool(),
+            }),
+            1 => Item::SnapshotPut(random_snapshot(random)),
+            2 => Item::SnapshotDelete { epoch: Epoch(random.u64(..40)) },
+            3..=6 => Item::Segments {
+                first: random.u32(..SEGMENT_COUNT),
+                count: random.u32(..6),
+                state: random_state(random),
+                incarnation: random.u32(..4),
+            },
+            7 => Item::RunPut(RunRecord {
+                run: random.u64(..9),
+                first_epoch: Epoch(random.u64(..5)),
+                last_epoch: Epoch(4),
+                entries: random.u64(..),
+                pages: random.u64(..3),
+                height: 1,
+                first_block: 1,
+                last_block: random.u64(..4),
+            }),
+            8 => Item::RunDelete { run: random.u64(..9) },
+            9 => Item::RestorePut {
+                target_epoch: Epoch(1),
+                before_epoch: Epoch(random.u64(2..4)),
+                cursor_block: random.u64(..30),
+            },
+            10 | 11 => Item::RestoreMoved { start_block: random.u64(..60), count_blocks: random.u64(..9) },
+            12 if random.u32(..4) == 0 => {
+                [Item::RestoreEnd, Item::WatchReset, Item::SampleReset][random.usize(..3)].clone()
+            }
+            13 => Item::WatchAdd { block: random.u64(..5), hashes: [random.u64(..3); 8] },
+            14 => Item::Sample { block: random.u64(..9), hash: random.u64(..) },
+            _ => Item::LaneIndexed { lane: random.u16(..5), sequence: random.u64(..) },
+        }
+    }
+
+    fn rebuilt(state: &State) -> State {
+        let mut again = State::new(state.segments.len() as u32);
+        for item in state.checkpoint() {
+            again.apply(&item).expect("a checkpoint makes sense");
+        }
+        again
+    }
+
+    #[test]
+    fn a_checkpoint_rebuilds_the_state_and_refused_items_change_nothing() {
+        for seed in 0..300 {
+            let mut random = Rng::with_seed(seed);
+            let mut state = State::new(SEGMENT_COUNT);
+            for _ in 0..random.usize(..200) {
+                let before = state.clone();
+                if state.apply(&random_item(&mut random)).is_err() {
+                    assert!(state == before, "seed {seed}");
+                }
+            }
+            assert!(rebuilt(&state) == state, "seed {seed}");
+            let bytes = crate::catalog::record::encode_items(&state.checkpoint()).len() as u64;
+            assert!(2 * bytes <= state.checkpoint_bytes(false), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn moved_blocks_are_remembered_exactly() {
+        for seed in 0..200 {
+            let mut random = Rng::with_seed(seed);
+            let mut restore = RestoreRecord {
+                target_epoch: Epoch(1),
+                before_epoch: Epoch(2),
+                cursor_block: 0,
+                moved: BTreeMap::new(),
+            };
+            let mut model = [false; 100];
+            for _ in 0..30 {
+                let start = random.usize(..80);
+                let end = start + random.usize(1..20);
+                if random.u32(..6) == 0 && start as u64 > restore.cursor_block {
+                    restore.advance(start as u64);
+                    model[..start].fill(true);
+                } else {
+                    restore.mark(start as u64, end as u64);
+                    model[start..end].fill(true);
+                }
+                for (block, moved) in model.iter().enumerate() {
+                    assert_eq!(restore.is_moved(block as u64), *moved, "seed {seed} block {block}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_in_use_is_never_given_to_another() {
+        let mut state = State::new(4);
+        let hand =
+            |lane, incarnation| Item::Segments { first: 1, count: 2, state: SegmentState::Lane { lane }, incarnation };
+        state.apply(&hand(1, 1)).expect("free");
+        assert_eq!(state.apply(&hand(2, 2)).expect_err("in use").kind(), ErrorKind::Corrupt);
+        let free = Item::Segments { first: 0, count: 4, state: SegmentState::Free, incarnation: 1 };
+        state.apply(&free).expect("freed");
+        state.apply(&hand(2, 2)).expect("free again");
+        assert_eq!(state.apply(&hand(2, 1)).expect_err("goes back").kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn the_segments_of_a_run_come_in_order_or_not_at_all() {
+        let mut state = State::new(6);
+        let put = |first, count, ordinal| Item::Segments {
+            first,
+            count,
+            state: SegmentState::Run { run: 1, ordinal },
+            incarnation: 1,
+        };
+        state.apply(&put(4, 2, 0)).expect("free");
+        state.apply(&put(0, 2, 2)).expect("free");
+        assert_eq!(state.run_segments(1).expect("whole"), [4, 5, 0, 1]);
+        assert_eq!(state.run_segments(9).expect("none"), Vec::<u32>::new());
+        state.apply(&put(2, 1, 5)).expect("free");
+        assert_eq!(state.run_segments(1).expect_err("a gap").kind(), ErrorKind::Corrupt);
+    }
 }

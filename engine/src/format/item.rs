@@ -558,3 +558,99 @@ fn decode_run(image: &RunImage) -> Item {
         last_block: image.last_block.get(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_of_each() -> Vec<Item> {
+        let snapshot = SnapshotRecord {
+            epoch: Epoch(5),
+            created_unix_ms: 6,
+            size_bytes: 7,
+            flags: SNAPSHOT_AUTOMATIC,
+            consistency: Consistency::Application,
+            broken: Some(BrokenReason::OriginChanged),
+            name: "n\u{e4}chtlich".into(),
+            reason: "x".repeat(TEXT_BYTES_MAX),
+        };
+        let run = RunRecord {
+            run: 1,
+            first_epoch: Epoch(2),
+            last_epoch: Epoch(3),
+            entries: 4,
+            pages: 5,
+            height: 6,
+            first_block: 7,
+            last_block: 8,
+        };
+        let segments = |state| Item::Segments { first: 1, count: 2, state, incarnation: 3 };
+        vec![
+            Item::Volume(VolumeFacts { size_bytes: 512, active_epoch: Epoch(9), flush_failed: true }),
+            Item::SnapshotPut(snapshot),
+            Item::SnapshotDelete { epoch: Epoch(1) },
+            segments(SegmentState::Free),
+            segments(SegmentState::Lane { lane: 65_535 }),
+            segments(SegmentState::Data { epoch: Epoch(u64::MAX) }),
+            segments(SegmentState::Run { run: 1, ordinal: 2 }),
+            Item::RunPut(run),
+            Item::RunDelete { run: 2 },
+            Item::RestorePut { target_epoch: Epoch(1), before_epoch: Epoch(2), cursor_block: 3 },
+            Item::RestoreMoved { start_block: 4, count_blocks: 5 },
+            Item::RestoreEnd,
+            Item::WatchAdd { block: 1, hashes: [1, 2, 3, 4, 5, 6, 7, 8] },
+            Item::WatchReset,
+            Item::Sample { block: 1, hash: 2 },
+            Item::SampleReset,
+            Item::LaneIndexed { lane: 1, sequence: 2 },
+        ]
+    }
+
+    fn encoded(items: &[Item]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        items.iter().for_each(|item| encode(item, &mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn every_item_survives_its_bytes() {
+        let items = one_of_each();
+        assert_eq!(decode_all(&encoded(&items)).expect("decoded"), items);
+    }
+
+    #[test]
+    fn any_bytes_decode_to_items_or_a_typed_error() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let good = encoded(&one_of_each());
+        for _ in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..random.usize(1..4) {
+                let place = random.usize(..bytes.len());
+                bytes[place] = random.u8(..);
+            }
+            bytes.truncate(random.usize(..=bytes.len()));
+            let mut noise = vec![0; random.usize(..300)];
+            random.fill(&mut noise);
+            if noise.len() > 2 {
+                noise[0] %= 16;
+                noise[1] = 0;
+            }
+            for bytes in [bytes, noise] {
+                match decode_all(&bytes) {
+                    Ok(items) => assert_eq!(decode_all(&encoded(&items)).expect("decoded"), items),
+                    Err(error) => assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_items_are_skipped_only_where_they_may_be() {
+        let mut bytes = encoded(&[Item::RestoreEnd]);
+        put(&mut bytes, TAG_SKIPPABLE | 900, b"whatever", &[]);
+        bytes.extend(encoded(&[Item::WatchReset]));
+        assert_eq!(decode_all(&bytes).expect("decoded"), [Item::RestoreEnd, Item::WatchReset]);
+        put(&mut bytes, 900, b"whatever", &[]);
+        assert_eq!(decode_all(&bytes).expect_err("unknown").kind(), ErrorKind::TooNew);
+    }
+}
