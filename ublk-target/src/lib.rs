@@ -1,5 +1,6 @@
 //! Serves one Cairn volume: disks on io_uring, frontends, control API.
 
+pub mod broken_log;
 pub mod config;
 pub mod control;
 pub mod device;
@@ -9,6 +10,8 @@ pub mod paths;
 pub mod process;
 pub mod readiness;
 pub mod run_state;
+pub mod scratch;
+pub mod serve;
 pub mod stop;
 pub mod supervise;
 pub mod ublk;

@@ -41,10 +41,10 @@ pub trait ExportSource {
     type Export: Export + 'static;
 
     /// Names of what can be opened, in a stable order.
-    fn names(&self) -> Vec<String>;
+    async fn names(&self) -> Vec<String>;
     /// The export of that name. Kept open, and the name busy, until the returned handle is dropped. The empty name is
     /// the default export.
-    fn open(&self, name: &str) -> Result<Rc<Self::Export>>;
+    async fn open(&self, name: &str) -> Result<Rc<Self::Export>>;
 }
 
 /// What an export tells its clients that it can do.

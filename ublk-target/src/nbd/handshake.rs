@@ -133,7 +133,7 @@ impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin
     /// The one option that cannot be refused but by closing.
     async fn export_name(&mut self, data: &[u8], no_zeroes: bool) -> io::Result<Chosen<S::Export>> {
         let name = std::str::from_utf8(data).map_err(|_| violation("the name of the export is no text"))?.to_owned();
-        let export = self.source.open(&name).map_err(io::Error::other)?;
+        let export = self.source.open(&name).await.map_err(io::Error::other)?;
         let reply = wire::ExportNameReply {
             size_bytes: export.size_bytes().into(),
             transmission_flags: transmission_flags(&*export).into(),
@@ -150,7 +150,7 @@ impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin
         if !data.is_empty() {
             return self.reply(option::LIST, option_reply::ERR_INVALID, &[]).await;
         }
-        for name in self.source.names() {
+        for name in self.source.names().await {
             let length_bytes = u32::try_from(name.len()).expect("names are short");
             let entry = [&length_bytes.to_be_bytes(), name.as_bytes()].concat();
             self.reply(option::LIST, option_reply::SERVER, &entry).await?;
@@ -163,7 +163,7 @@ impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin
             self.reply(option, option_reply::ERR_INVALID, &[]).await?;
             return Ok(None);
         };
-        let export = match self.source.open(&name) {
+        let export = match self.source.open(&name).await {
             Ok(export) => export,
             Err(error) => {
                 self.reply(option, option_reply::ERR_UNKNOWN, error.to_string().as_bytes()).await?;

@@ -53,11 +53,11 @@ pub struct MemoryExport {
 impl ExportSource for MemorySource {
     type Export = MemoryExport;
 
-    fn names(&self) -> Vec<String> {
+    async fn names(&self) -> Vec<String> {
         vec!["vol".to_owned(), "vol@snap".to_owned()]
     }
 
-    fn open(&self, name: &str) -> Result<Rc<MemoryExport>> {
+    async fn open(&self, name: &str) -> Result<Rc<MemoryExport>> {
         let read_only = match name {
             "" | "vol" => false,
             "vol@snap" => true,
