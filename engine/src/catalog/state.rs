@@ -44,6 +44,9 @@ pub struct State {
     pub segments: Vec<SegmentRecord>,
     /// Runs by identity.
     pub runs: BTreeMap<u64, RunRecord>,
+    /// The highest identity a run ever had; the next run takes one above it, for pages of a deleted run may still lie
+    /// on the store.
+    pub run_floor: u64,
     /// Lane -> the last sequence that runs cover.
     pub lanes_indexed: BTreeMap<u16, u64>,
     /// The restore under way.
@@ -144,6 +147,10 @@ impl State {
                 self.samples.clear();
                 Ok(())
             }
+            Item::RunFloor { run } => {
+                self.run_floor = self.run_floor.max(*run);
+                Ok(())
+            }
             Item::LaneIndexed { lane, sequence } => {
                 self.lanes_indexed.insert(*lane, *sequence);
                 Ok(())
@@ -152,7 +159,7 @@ impl State {
     }
 
     fn apply_volume(&mut self, facts: &VolumeFacts) -> Result<()> {
-        if facts.size_bytes == 0 || facts.size_bytes % 512 != 0 {
+        if facts.size_bytes == 0 || !facts.size_bytes.is_multiple_of(512) {
             return Err(nonsense(format!("a volume of {} bytes", facts.size_bytes)));
         }
         if facts.active_epoch < self.volume.active_epoch {
@@ -203,6 +210,7 @@ impl State {
         if run.first_epoch > run.last_epoch || run.first_block > run.last_block || run.pages == 0 || run.height == 0 {
             return Err(nonsense(format!("the run {run:?}")));
         }
+        self.run_floor = self.run_floor.max(run.run);
         self.runs.insert(run.run, *run);
         Ok(())
     }
@@ -247,10 +255,10 @@ impl State {
         let mut ordered = BTreeMap::new();
         for (index, record) in self.segments.iter().enumerate() {
             match record.state {
-                SegmentState::Run { run: owner, ordinal } if owner == run => {
-                    if ordered.insert(ordinal, index as SegmentIndex).is_some() {
-                        return Err(nonsense(format!("run {run} has segment {ordinal} twice")));
-                    }
+                SegmentState::Run { run: owner, ordinal }
+                    if owner == run && ordered.insert(ordinal, index as SegmentIndex).is_some() =>
+                {
+                    return Err(nonsense(format!("run {run} has segment {ordinal} twice")));
                 }
                 _ => {}
             }
@@ -270,6 +278,9 @@ impl State {
         items.extend(self.snapshots.values().cloned().map(Item::SnapshotPut));
         self.checkpoint_segments(&mut items);
         items.extend(self.runs.values().copied().map(Item::RunPut));
+        if self.run_floor > self.runs.keys().last().copied().unwrap_or(0) {
+            items.push(Item::RunFloor { run: self.run_floor });
+        }
         items.extend(self.lanes_indexed.iter().map(|(&lane, &sequence)| Item::LaneIndexed { lane, sequence }));
         if let Some(restore) = &self.restore {
             items.push(Item::RestorePut {
@@ -304,7 +315,7 @@ impl State {
         const ITEM_BYTES_MAX: usize = 76;
         let reason = |snapshot: &SnapshotRecord| if all_broken { TEXT_BYTES_MAX } else { snapshot.reason.len() };
         let texts: usize = self.snapshots.values().map(|snapshot| snapshot.name.len() + reason(snapshot)).sum();
-        let items = 32 * self.segments.len() + ITEM_BYTES_MAX * (2 + self.entries()) + texts;
+        let items = 32 * self.segments.len() + ITEM_BYTES_MAX * (3 + self.entries()) + texts;
         // Less than a 50th is lost at the ends of records, and one record's rounding at the end.
         2 * (items + items / 50 + RECORD_ALIGN_BYTES) as u64
     }

@@ -220,6 +220,48 @@ fn the_log_compacts_when_it_is_full() {
 }
 
 #[test]
+fn items_too_many_for_a_record_are_all_there_or_none() {
+    let (disk, mut catalog) = store_with(2);
+    let old = catalog.state().clone();
+    let mut items = samples(4_000, 0);
+    items.push(Item::SampleReset);
+    items.extend(samples(10, 1));
+    disk.record_from_here();
+    run(catalog.append(&disk, &items)).expect("appended");
+    assert_eq!(run(Catalog::open(&disk)).expect("opened").state(), catalog.state());
+    let mut random = fastrand::Rng::with_seed(5);
+    for at in 0..disk.steps.borrow().len() {
+        for _ in 0..30 {
+            let state = reopened_and_used(&disk.crashed(at, || random.bool())).expect("opened");
+            assert!(state == old || state == *catalog.state());
+        }
+    }
+    // The log before lacks the items: it must not stand in for the checkpoint.
+    let start = catalog.superblock().area().offset_bytes as usize;
+    disk.bytes.borrow_mut()[start..start + 8192].fill(0);
+    assert_eq!(run(Catalog::open(&disk)).expect_err("lost").kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn the_identity_of_a_deleted_run_is_not_forgotten() {
+    let (disk, mut catalog) = store_with(1);
+    let run_record = crate::format::item::RunRecord {
+        run: 9,
+        first_epoch: Epoch(1),
+        last_epoch: Epoch(1),
+        entries: 1,
+        pages: 1,
+        height: 1,
+        first_block: 0,
+        last_block: 0,
+    };
+    run(catalog.append(&disk, &[Item::RunPut(run_record)])).expect("appended");
+    run(catalog.append(&disk, &[Item::RunDelete { run: 9 }])).expect("appended");
+    run(catalog.compact(&disk)).expect("compacted");
+    assert_eq!(run(Catalog::open(&disk)).expect("opened").state().run_floor, 9);
+}
+
+#[test]
 fn a_failed_append_is_decided_by_a_checkpoint() {
     for lands in [false, true] {
         let (disk, mut catalog) = store_with(2);

@@ -32,9 +32,10 @@ pub struct VolumeFacts {
 }
 
 /// At which kind of point a snapshot was taken (mission A8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Consistency {
     /// As after a power cut.
+    #[default]
     Crash,
     /// The filesystem was frozen.
     Filesystem,
@@ -199,6 +200,11 @@ pub enum Item {
         /// The sequence.
         sequence: u64,
     },
+    /// No run up to this one is ever made again.
+    RunFloor {
+        /// The highest identity used so far.
+        run: u64,
+    },
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -303,6 +309,7 @@ mod tag {
     pub const SAMPLE: u16 = 12;
     pub const SAMPLE_RESET: u16 = 13;
     pub const LANE_INDEXED: u16 = 14;
+    pub const RUN_FLOOR: u16 = 15;
 }
 
 /// Appends the item's bytes.
@@ -327,6 +334,7 @@ pub fn encode(item: &Item, bytes: &mut Vec<u8>) {
         Item::RestoreMoved { start_block, count_blocks } => {
             put_pair(bytes, tag::RESTORE_MOVED, *start_block, *count_blocks)
         }
+        Item::RunFloor { run } => put(bytes, tag::RUN_FLOOR, U64::new(*run).as_bytes(), &[]),
         Item::RestoreEnd => put(bytes, tag::RESTORE_END, &[], &[]),
         Item::WatchAdd { block, hashes } => {
             let image = WatchImage { block: (*block).into(), hashes: hashes.map(U64::new) };
@@ -394,6 +402,7 @@ fn decode(tag: u16, payload: &[u8]) -> Result<Option<Item>> {
             let lane = u16::try_from(pair.first.get()).map_err(|_| nonsense("a lane"))?;
             Item::LaneIndexed { lane, sequence: pair.second.get() }
         }
+        tag::RUN_FLOOR => Item::RunFloor { run: whole::<U64>(payload)?.get() },
         skippable if skippable & TAG_SKIPPABLE != 0 => return Ok(None),
         unknown => {
             return Err(Error::new(ErrorKind::TooNew, "read the catalog", "store")
@@ -603,6 +612,7 @@ mod tests {
             Item::Sample { block: 1, hash: 2 },
             Item::SampleReset,
             Item::LaneIndexed { lane: 1, sequence: 2 },
+            Item::RunFloor { run: 3 },
         ]
     }
 

@@ -283,10 +283,10 @@ impl Superblock {
         if catalog.checkpoint_records == 0 || catalog.checkpoint_records > catalog.records_min {
             return Err("checkpoint_records");
         }
-        if catalog.checkpoint_bytes % 4096 != 0 || catalog.checkpoint_bytes > self.area().length_bytes {
+        if !catalog.checkpoint_bytes.is_multiple_of(4096) || catalog.checkpoint_bytes > self.area().length_bytes {
             return Err("checkpoint_bytes");
         }
-        if self.origin.size_bytes == 0 || self.origin.size_bytes % 512 != 0 {
+        if self.origin.size_bytes == 0 || !self.origin.size_bytes.is_multiple_of(512) {
             return Err("origin size_bytes");
         }
         if !matches!(self.origin.sector_bytes, 512 | 4096) {
@@ -492,7 +492,8 @@ mod tests {
 
     #[test]
     fn fields_that_make_no_sense_are_corrupt_and_named() {
-        let changes: [(&str, fn(&mut Image)); 8] = [
+        type Change = fn(&mut Image);
+        let changes: [(&str, Change); 8] = [
             ("segment_bytes", |image| image.segment_bytes = 65_537.into()),
             ("segment_count", |image| image.segment_count = 0.into()),
             ("store_bytes", |image| image.segment_count = u32::MAX.into()),

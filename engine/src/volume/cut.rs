@@ -57,16 +57,18 @@ impl Volume {
             automatic,
             broken: None,
         };
+        let items = [
+            Item::SnapshotPut(snapshot.to_record()),
+            Item::Volume(VolumeFacts { active_epoch: next.number, ..ledger.catalog.state().volume }),
+        ];
+        // What the catalog would refuse it refuses now, while writes go on.
+        ledger.catalog.admit(&items)?;
         self.gate.close();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
             self.gate.open();
             self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
             return Err(error);
         }
-        let items = [
-            Item::SnapshotPut(snapshot.to_record()),
-            Item::Volume(VolumeFacts { active_epoch: next.number, ..ledger.catalog.state().volume }),
-        ];
         let result = ledger.catalog.append(&disks.store, &items).await;
         if result.is_err() {
             // In doubt. The epoch switches, so that the snapshot is exact should it reappear.

@@ -184,7 +184,7 @@ async fn install<D: Disk>(
     let logged = watch::read_watched(&disks.origin, &key, facts.size_bytes).await?;
     items.extend([Item::WatchReset, Item::SampleReset]);
     items.extend(watch::watch_items(&logged));
-    ledger.append_all(&disks.store, &items).await?;
+    ledger.catalog.append(&disks.store, &items).await?;
     ledger.give_back(recovered.unused);
     let _ = options;
     Ok(Watch::new(key, facts.size_bytes, logged))
