@@ -2,5 +2,6 @@
 
 pub mod control;
 pub mod nbd;
+pub mod stats;
 pub mod stop;
 pub mod unix_socket;
