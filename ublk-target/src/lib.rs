@@ -12,6 +12,7 @@ pub mod readiness;
 pub mod run_state;
 pub mod scratch;
 pub mod serve;
+pub mod stats;
 pub mod stop;
 pub mod supervise;
 pub mod ublk;

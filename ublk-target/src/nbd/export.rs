@@ -42,8 +42,9 @@ pub trait ExportSource {
 
     /// Names of what can be opened, in a stable order.
     async fn names(&self) -> Vec<String>;
-    /// The export of that name. Kept open, and the name busy, until the returned handle is dropped. The empty name is
-    /// the default export.
+    /// The name under which clients of `name` are counted: the default export has a name of its own, too.
+    fn full_name<'a>(&'a self, name: &'a str) -> &'a str;
+    /// The export of that full name. May be given up before it completes.
     async fn open(&self, name: &str) -> Result<Rc<Self::Export>>;
 }
 

@@ -5,8 +5,10 @@
 //! - Whatever is not understood is refused in the protocol's own way, or ends the connection; nothing panics.
 
 use super::export::{transmission_flags, Export, ExportSource};
+use super::sessions::{Session, Sessions};
 use super::wire::{self, info, option, option_reply, OptionHeader, OptionReplyHeader};
 use super::PAYLOAD_BYTES_MAX;
+use cairn_engine::error::Result;
 use std::io;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -19,9 +21,9 @@ const OPTIONS_MAX: usize = 64;
 /// Requests of this size and alignment are served best: the unit of saving.
 const PREFERRED_BYTES: u32 = 4096;
 
-/// What a client chose.
+/// What a client chose, and its presence there.
 pub(super) struct Chosen<E> {
-    pub name: String,
+    pub session: Session,
     pub export: Rc<E>,
 }
 
@@ -54,6 +56,7 @@ impl InfoRequest {
 /// The server's side of one negotiation.
 struct Handshake<'a, S, ReadHalf, WriteHalf> {
     source: &'a S,
+    sessions: &'a Sessions,
     reader: &'a mut ReadHalf,
     writer: &'a mut WriteHalf,
 }
@@ -61,10 +64,11 @@ struct Handshake<'a, S, ReadHalf, WriteHalf> {
 /// Negotiates with one client. `None`: the client went away in good order.
 pub(super) async fn negotiate<S: ExportSource>(
     source: &S,
+    sessions: &Sessions,
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<Option<Chosen<S::Export>>> {
-    Handshake { source, reader, writer }.run().await
+    Handshake { source, sessions, reader, writer }.run().await
 }
 
 impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin>
@@ -132,18 +136,25 @@ impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin
 
     /// The one option that cannot be refused but by closing.
     async fn export_name(&mut self, data: &[u8], no_zeroes: bool) -> io::Result<Chosen<S::Export>> {
-        let name = std::str::from_utf8(data).map_err(|_| violation("the name of the export is no text"))?.to_owned();
-        let export = self.source.open(&name).await.map_err(io::Error::other)?;
+        let name = std::str::from_utf8(data).map_err(|_| violation("the name of the export is no text"))?;
+        let chosen = self.open(name).await.map_err(io::Error::other)?;
         let reply = wire::ExportNameReply {
-            size_bytes: export.size_bytes().into(),
-            transmission_flags: transmission_flags(&*export).into(),
+            size_bytes: chosen.export.size_bytes().into(),
+            transmission_flags: transmission_flags(&*chosen.export).into(),
         };
         let mut bytes = reply.as_bytes().to_vec();
         if !no_zeroes {
             bytes.resize(bytes.len() + wire::EXPORT_NAME_ZEROES, 0);
         }
         self.writer.write_all(&bytes).await?;
-        Ok(Chosen { name, export })
+        Ok(chosen)
+    }
+
+    /// The presence comes first, so that a name that is reserved is not even opened.
+    async fn open(&self, name: &str) -> Result<Chosen<S::Export>> {
+        let name = self.source.full_name(name);
+        let session = self.sessions.enter(name)?;
+        Ok(Chosen { session, export: self.source.open(name).await? })
     }
 
     async fn list(&mut self, data: &[u8]) -> io::Result<()> {
@@ -163,16 +174,16 @@ impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin
             self.reply(option, option_reply::ERR_INVALID, &[]).await?;
             return Ok(None);
         };
-        let export = match self.source.open(&name).await {
-            Ok(export) => export,
+        let chosen = match self.open(&name).await {
+            Ok(chosen) => chosen,
             Err(error) => {
                 self.reply(option, option_reply::ERR_UNKNOWN, error.to_string().as_bytes()).await?;
                 return Ok(None);
             }
         };
-        self.describe(option, &name, &*export, &wanted).await?;
+        self.describe(option, &name, &*chosen.export, &wanted).await?;
         self.reply(option, option_reply::ACK, &[]).await?;
-        Ok((option == option::GO).then_some(Chosen { name, export }))
+        Ok((option == option::GO).then_some(chosen))
     }
 
     async fn describe(&mut self, option: u32, name: &str, export: &S::Export, wanted: &[u16]) -> io::Result<()> {

@@ -10,11 +10,13 @@ mod handshake;
 mod server;
 mod sessions;
 mod transmission;
+mod volume_export;
 mod wire;
 
 pub use export::{Export, ExportSource};
 pub use server::{serve, unix_uri, ListenOptions, Listeners, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
-pub use sessions::Sessions;
+pub use sessions::{Reservation, Sessions};
+pub use volume_export::{NamedExport, SnapshotExport, VolumeExport, VolumeSource};
 
 /// Largest payload of one read or write; larger ones are refused.
 pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;

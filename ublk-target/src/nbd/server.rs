@@ -177,7 +177,7 @@ impl<S: ExportSource + 'static> Server<S> {
     async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> io::Result<()> {
         let (reader, mut writer) = split(stream);
         let mut reader = BufReader::with_capacity(READ_AHEAD_BYTES, reader);
-        let negotiation = negotiate(&*self.source, &mut reader, &mut writer);
+        let negotiation = negotiate(&*self.source, &self.sessions, &mut reader, &mut writer);
         let chosen = tokio::select! {
             () = self.stop.raised() => return Ok(()),
             chosen = tokio::time::timeout(HANDSHAKE_TIMEOUT, negotiation) => chosen??,
@@ -185,9 +185,9 @@ impl<S: ExportSource + 'static> Server<S> {
         let Some(chosen) = chosen else {
             return Ok(());
         };
-        tracing::debug!("an NBD client opened {}", chosen.name);
-        let _session = self.sessions.enter(&chosen.name);
-        transmit(chosen.export, &mut reader, writer, self.pool.clone(), &self.stop).await
+        let served = transmit(chosen.export, &mut reader, writer, self.pool.clone(), &self.stop).await;
+        drop(chosen.session);
+        served
     }
 }
 

@@ -4,12 +4,13 @@
 //! - A device is in the run state before its link exists, so that a successor finds whatever anybody may be using.
 //! - A scratch device is not adopted: its overlay died with its worker. It is removed, and its users see errors.
 
-use super::exports::{SnapshotExport, VolumeExport};
 use super::open::Devices;
 use crate::device::Limits;
+use crate::nbd::{SnapshotExport, VolumeExport};
 use crate::paths::VolumePaths;
 use crate::run_state::{link_device, unlink_device, Exposed, RunState};
 use crate::scratch::{create_overlay, ScratchExport};
+use crate::stats::Stats;
 use crate::ublk::control::{self, DeviceState};
 use crate::ublk::service::ServiceFactory;
 use crate::ublk::{Options, Origin, QueueDisk, QueueRing, Shape, UblkDevice};
@@ -33,6 +34,7 @@ pub const LANES_BEFORE_QUEUES: u16 = 2;
 struct VolumeFactory {
     volume: Arc<Volume>,
     devices: Devices,
+    stats: Arc<Stats>,
 }
 
 impl ServiceFactory for VolumeFactory {
@@ -40,7 +42,7 @@ impl ServiceFactory for VolumeFactory {
 
     fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError> {
         let lane = Lane::new(self.volume.clone(), LANES_BEFORE_QUEUES + queue, self.devices.disks(QueueRing));
-        Ok(VolumeExport::new(Rc::new(lane)))
+        Ok(VolumeExport::new(Rc::new(lane), self.stats.recorder()))
     }
 }
 
@@ -48,13 +50,15 @@ struct SnapshotFactory {
     volume: Arc<Volume>,
     devices: Devices,
     handle: SnapshotHandle,
+    stats: Arc<Stats>,
 }
 
 impl ServiceFactory for SnapshotFactory {
     type Service = SnapshotExport<QueueDisk>;
 
     fn make(&self, _queue: u16) -> std::result::Result<Self::Service, UblkError> {
-        Ok(SnapshotExport::new(self.volume.clone(), self.devices.disks(QueueRing), self.handle.clone()))
+        let disks = self.devices.disks(QueueRing);
+        Ok(SnapshotExport::new(self.volume.clone(), disks, self.handle.clone(), self.stats.recorder()))
     }
 }
 
@@ -83,6 +87,7 @@ pub struct BlockDevices {
     paths: VolumePaths,
     volume: Arc<Volume>,
     devices: Devices,
+    stats: Arc<Stats>,
     state: Mutex<State>,
 }
 
@@ -94,9 +99,15 @@ struct State {
 
 impl BlockDevices {
     /// None yet. `run` is what is recorded from here on.
-    pub fn new(paths: VolumePaths, volume: Arc<Volume>, devices: Devices, run: RunState) -> BlockDevices {
+    pub fn new(
+        paths: VolumePaths,
+        volume: Arc<Volume>,
+        devices: Devices,
+        stats: Arc<Stats>,
+        run: RunState,
+    ) -> BlockDevices {
         let state = State { run, volume: None, exposed: BTreeMap::new() };
-        BlockDevices { paths, volume, devices, state: Mutex::new(state) }
+        BlockDevices { paths, volume, devices, stats, state: Mutex::new(state) }
     }
 
     /// Serves the volume as a block device, by the one a predecessor left, where it did.
@@ -109,7 +120,8 @@ impl BlockDevices {
             read_only: false,
         };
         let origin = left.map_or(Origin::New, Origin::Recover);
-        let factory = VolumeFactory { volume: self.volume.clone(), devices: self.devices.clone() };
+        let (volume, devices) = (self.volume.clone(), self.devices.clone());
+        let factory = VolumeFactory { volume, devices, stats: self.stats.clone() };
         let device = UblkDevice::start(Options { queues, depth, shape, origin }, factory)?;
         state.run.volume_device = Some(device.id());
         let path = device.path();
@@ -159,7 +171,8 @@ impl BlockDevices {
         let limits = snapshot_limits(self.devices.origin.limits(), scratch);
         let shape = Shape { size_bytes, limits, read_only: !scratch };
         let options = Options { queues: 1, depth: SNAPSHOT_DEPTH, shape, origin };
-        let below = SnapshotFactory { volume: self.volume.clone(), devices: self.devices.clone(), handle };
+        let (volume, devices) = (self.volume.clone(), self.devices.clone());
+        let below = SnapshotFactory { volume, devices, handle, stats: self.stats.clone() };
         let device = if scratch {
             crate::device::refuse_recursion(
                 "scratch overlay",

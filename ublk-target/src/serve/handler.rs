@@ -7,8 +7,8 @@
 use super::worker::Worker;
 use crate::control::api::{
     CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend, GrowReport,
-    GrowRequest, LatencyReport, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport,
-    SnapshotState, StatsReport, StoreReport, VolumeReport, VolumeState,
+    GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, SnapshotState,
+    StatsReport, StoreReport, VolumeReport, VolumeState,
 };
 use crate::control::timestamp::Timestamp;
 use crate::control::ControlHandler;
@@ -216,11 +216,7 @@ impl ControlHandler for Worker {
             Some(before) => before,
             None => SnapshotName::new(&format!("before-restore-{now_unix_ms}"))?,
         };
-        let clients = self.sessions.count(&self.config.name) + self.sessions.count("");
-        if clients > 0 {
-            return Err(Error::new(ErrorKind::Busy, "restore", self.config.name.clone())
-                .saying(format!("{clients} NBD clients have the volume open; disconnect them first")));
-        }
+        let _no_clients = self.sessions.reserve(&self.config.name)?;
         self.off_thread(|devices| devices.check_unused(false)).await?;
         let options = SnapshotOptions { now_unix_ms, consistency: snapshot::Consistency::Crash };
         let deadline = Deadline::new();
@@ -248,7 +244,7 @@ impl ControlHandler for Worker {
         Ok(StatsReport {
             volume: self.config.name.clone(),
             since: Timestamp::from_unix_ms(self.attached_unix_ms),
-            operations: Vec::new(),
+            operations: self.stats.operations(),
             engine: EngineReport {
                 saves: stats.saves,
                 saved_blocks: stats.blocks_saved,
@@ -262,7 +258,7 @@ impl ControlHandler for Worker {
                 restored_blocks: stats.blocks_restored,
                 snapshots_broken: stats.snapshots_broken,
             },
-            cut_pauses: LatencyReport::default(),
+            cut_pauses: self.stats.cut_pauses(),
         })
     }
 

@@ -15,8 +15,6 @@ mod nbd_thread;
 mod open;
 mod worker;
 
-pub use exports::{SnapshotExport, VolumeExport};
-
 use crate::config::{Frontend, VolumeConfig};
 use crate::nbd::{unix_uri, ListenOptions, Listeners, Sessions};
 use crate::own_ring::{self, OwnRing};
@@ -24,6 +22,7 @@ use crate::paths::{Paths, VolumePaths};
 use crate::process::{boot_id, prepare_to_serve, InstanceLock};
 use crate::readiness::{Readiness, Ready};
 use crate::run_state::{unlink_device, RunState};
+use crate::stats::Stats;
 use crate::stop::stop_switch;
 use crate::supervise::{EXIT_DETACHED, EXIT_REFUSED};
 use crate::ublk::{control, features};
@@ -108,7 +107,8 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
     tracing::info!(volume = config.name, size_bytes = volume.size_bytes(), "the volume is open");
 
     let run = RunState::new(boot_id()?);
-    let block_devices = BlockDevices::new(volume_paths.clone(), volume.clone(), devices.clone(), run);
+    let stats = Arc::new(Stats::default());
+    let block_devices = BlockDevices::new(volume_paths.clone(), volume.clone(), devices.clone(), stats.clone(), run);
     let block_devices = Arc::new(block_devices);
     let (stop, stopped) = stop_switch();
     let sessions = Sessions::default();
@@ -124,6 +124,7 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         read_write: !by_ublk,
         listeners,
         sessions: sessions.clone(),
+        recorder: stats.recorder(),
         stop: stopped.clone(),
     };
     let nbd = service.start()?;
@@ -135,6 +136,7 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         disks,
         devices,
         block_devices,
+        stats,
         by_ublk,
         sessions,
         nbd: std::cell::RefCell::new(Some(nbd)),

@@ -12,6 +12,7 @@ use crate::nbd::Sessions;
 use crate::own_ring::RingDisk;
 use crate::paths::VolumePaths;
 use crate::process::InstanceLock;
+use crate::stats::Stats;
 use crate::stop::StopSwitch;
 use crate::unix_socket::PrivateListener;
 use cairn_engine::disk::Disks;
@@ -33,6 +34,7 @@ pub(super) struct Worker {
     pub lane: Rc<Lane<RingDisk>>,
     pub devices: Devices,
     pub block_devices: Arc<BlockDevices>,
+    pub stats: Arc<Stats>,
     pub by_ublk: bool,
     pub sessions: Sessions,
     pub nbd: RefCell<Option<JoinHandle<()>>>,

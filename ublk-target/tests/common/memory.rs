@@ -57,9 +57,17 @@ impl ExportSource for MemorySource {
         vec!["vol".to_owned(), "vol@snap".to_owned()]
     }
 
+    fn full_name<'a>(&'a self, name: &'a str) -> &'a str {
+        if name.is_empty() {
+            "vol"
+        } else {
+            name
+        }
+    }
+
     async fn open(&self, name: &str) -> Result<Rc<MemoryExport>> {
         let read_only = match name {
-            "" | "vol" => false,
+            "vol" => false,
             "vol@snap" => true,
             _ => return Err(Error::new(ErrorKind::NotFound, "open", name).saying("there is no such export")),
         };
