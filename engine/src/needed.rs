@@ -239,7 +239,8 @@ mod tests {
         let map = NeededMap::new(200, true);
         assert_eq!(claim(&map, 0..130), vec![0..130]);
         map.settle(64);
-        map.release(&[0..130]);
+        let claimed: [Range<u64>; 1] = std::array::from_fn(|_| 0..130);
+        map.release(&claimed);
         assert_eq!(claim(&map, 0..130), vec![0..64, 65..130]);
     }
 

@@ -10,21 +10,22 @@
 
 use super::SegmentPlaces;
 use crate::catalog::state::State;
-use crate::disk::{aligned_buffer, Disk};
+use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::entry::{Entry, UNREADABLE};
 use crate::error::Result;
 use crate::format::checksum;
 use crate::format::item::SegmentState;
-use crate::format::record::RecordHeader;
+use crate::format::record::{RecordHeader, RECORD_BYTES_MAX};
 use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A record found in a segment.
 struct Found {
     header: RecordHeader,
     address_bytes: u64,
-    /// All images match their checksums.
-    whole: bool,
+    /// Its images were not all written.
+    torn: bool,
 }
 
 /// What the lanes' segments hold.
@@ -40,76 +41,128 @@ pub(super) struct Recovered {
     pub(super) lost_through: Option<Epoch>,
 }
 
-/// Scans every segment in the hands of a lane. Reads nothing else.
+/// Bytes read at once while looking for headers.
+const WINDOW_BYTES: usize = 256 << 10;
+/// Blocks looked at behind what does not verify: a lost record is at most this long, and the next follows it.
+const LOOK_AHEAD_BLOCKS: usize = RECORD_BYTES_MAX / BLOCK_BYTES;
+
+/// Scans every segment in the hands of a lane. Reads nothing else, and of a record only its header, but for the last
+/// of each lane.
 pub(super) async fn recover<D: Disk>(store: &D, state: &State, places: SegmentPlaces) -> Result<Recovered> {
     let mut recovered = Recovered::default();
     let mut lanes: BTreeMap<u16, BTreeMap<u64, Found>> = BTreeMap::new();
-    let mut buffer = aligned_buffer(places.segment_bytes as usize);
     for (index, record) in state.segments.iter().enumerate() {
         let SegmentState::Lane { .. } = record.state else { continue };
         let segment = index as SegmentIndex;
-        if !read_segment(store, places, segment, &mut buffer).await {
+        let mut reader = SegmentReader::new(store, places, segment);
+        let found = reader.scan(record.incarnation).await;
+        if reader.unreadable {
             // Which records were there cannot be known.
             recovered.lose_through(state.volume.active_epoch);
         }
-        let found = scan_segment(places, segment, record.incarnation, &buffer);
         match found.first() {
-            Some(first) => recovered.used.insert(segment, first.header.epoch),
-            None => {
-                recovered.unused.push(segment);
-                None
-            }
-        };
+            Some(first) => drop(recovered.used.insert(segment, first.header.epoch)),
+            None => recovered.unused.push(segment),
+        }
         for record in found {
             let lane = lanes.entry(record.header.lane).or_default();
-            let better = lane.get(&record.header.sequence).is_none_or(|other| !other.whole && record.whole);
-            if better {
-                lane.insert(record.header.sequence, record);
+            match lane.get(&record.header.sequence) {
+                // Written twice, because the first try failed: the one that is whole counts.
+                Some(other) if is_whole(store, other).await => {}
+                _ => drop(lane.insert(record.header.sequence, record)),
             }
         }
     }
-    for (lane, records) in lanes {
+    for (lane, mut records) in lanes {
         let indexed = state.lanes_indexed.get(&lane).copied().unwrap_or(0);
+        if let Some(mut last) = records.last_entry() {
+            if *last.key() > indexed && !is_whole(store, last.get()).await {
+                last.get_mut().torn = true;
+            }
+        }
         recovered.replay(records, indexed);
     }
     Ok(recovered)
 }
 
-/// Reads a segment; block by block where it cannot be read at once. False where part of it cannot be read.
-async fn read_segment<D: Disk>(store: &D, places: SegmentPlaces, segment: SegmentIndex, buffer: &mut [u8]) -> bool {
-    let start = places.segment_start_bytes(segment);
-    if store.read(start, buffer).await.is_ok() {
-        return true;
-    }
-    let mut whole = true;
-    for (index, block) in buffer.chunks_exact_mut(BLOCK_BYTES).enumerate() {
-        if let Err(error) = store.read(start + (index * BLOCK_BYTES) as u64, block).await {
-            tracing::error!(%error, segment, "a block of the log cannot be read");
-            block.fill(0);
-            whole = false;
+/// Whether all images of a record match their checksums.
+async fn is_whole<D: Disk>(store: &D, record: &Found) -> bool {
+    let mut image = aligned_buffer(BLOCK_BYTES);
+    for (index, entry) in record.header.entries.iter().enumerate() {
+        let offset = record.address_bytes + ((1 + index) * BLOCK_BYTES) as u64;
+        if store.read(offset, &mut image).await.is_err() || checksum::image(&image) != entry.checksum {
+            return false;
         }
     }
-    whole
+    true
 }
 
-/// Every valid record of a segment, also behind damaged ones.
-fn scan_segment(places: SegmentPlaces, segment: SegmentIndex, incarnation: u32, buffer: &[u8]) -> Vec<Found> {
-    let start = places.segment_start_bytes(segment);
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at + BLOCK_BYTES <= buffer.len() {
-        let address_bytes = start + at as u64;
-        let header = RecordHeader::decode(address_bytes, segment, incarnation, &buffer[at..at + BLOCK_BYTES]);
-        let Some(header) = header.filter(|header| at + header.length_bytes() <= buffer.len()) else {
-            at += BLOCK_BYTES;
-            continue;
-        };
-        let images = buffer[at + BLOCK_BYTES..at + header.length_bytes()].chunks_exact(BLOCK_BYTES);
-        let whole = header.entries.iter().zip(images).all(|(entry, image)| checksum::image(image) == entry.checksum);
-        at += if whole { header.length_bytes() } else { BLOCK_BYTES };
-        found.push(Found { header, address_bytes, whole });
+/// Looks for records in one segment through a window that moves forward.
+struct SegmentReader<'a, D> {
+    store: &'a D,
+    places: SegmentPlaces,
+    segment: SegmentIndex,
+    window: AlignedBuffer,
+    /// Where in the segment the window lies; empty before the first read.
+    window_bytes: Range<usize>,
+    /// Part of what was looked at cannot be read.
+    unreadable: bool,
+}
+
+impl<'a, D: Disk> SegmentReader<'a, D> {
+    fn new(store: &'a D, places: SegmentPlaces, segment: SegmentIndex) -> Self {
+        let window = aligned_buffer(WINDOW_BYTES.min(places.segment_bytes as usize));
+        SegmentReader { store, places, segment, window, window_bytes: 0..0, unreadable: false }
     }
-    found
+
+    /// Every valid record, also behind damaged ones.
+    async fn scan(&mut self, incarnation: u32) -> Vec<Found> {
+        let length = self.places.segment_bytes as usize;
+        let start = self.places.segment_start_bytes(self.segment);
+        let (mut found, mut at, mut missed) = (Vec::new(), 0, 0);
+        while at + BLOCK_BYTES <= length && missed <= LOOK_AHEAD_BLOCKS {
+            let (segment, address_bytes) = (self.segment, start + at as u64);
+            let header = RecordHeader::decode(address_bytes, segment, incarnation, self.block(at).await);
+            match header.filter(|header| at + header.length_bytes() <= length) {
+                Some(header) => {
+                    at += header.length_bytes();
+                    missed = 0;
+                    found.push(Found { header, address_bytes, torn: false });
+                }
+                None => {
+                    at += BLOCK_BYTES;
+                    missed += 1;
+                }
+            }
+        }
+        found
+    }
+
+    async fn block(&mut self, at: usize) -> &[u8] {
+        if !self.window_bytes.contains(&at) {
+            let end = (at + self.window.len()).min(self.places.segment_bytes as usize);
+            self.window_bytes = at..end;
+            self.fill_window().await;
+        }
+        let from = at - self.window_bytes.start;
+        &self.window[from..from + BLOCK_BYTES]
+    }
+
+    /// Reads the window at once, or block by block where that fails.
+    async fn fill_window(&mut self) {
+        let start = self.places.segment_start_bytes(self.segment) + self.window_bytes.start as u64;
+        let window = &mut self.window[..self.window_bytes.len()];
+        if self.store.read(start, window).await.is_ok() {
+            return;
+        }
+        for (index, block) in window.chunks_exact_mut(BLOCK_BYTES).enumerate() {
+            if let Err(error) = self.store.read(start + (index * BLOCK_BYTES) as u64, block).await {
+                tracing::error!(%error, segment = self.segment, "a block of the log cannot be read");
+                block.fill(0);
+                self.unreadable = true;
+            }
+        }
+    }
 }
 
 impl Recovered {
@@ -127,7 +180,7 @@ impl Recovered {
                 self.lose_through(record.header.epoch);
             }
             expected = sequence + 1;
-            if !record.whole && sequence == last {
+            if record.torn && sequence == last {
                 // Torn: it never completed, so nothing it saved was overwritten.
                 return;
             }
