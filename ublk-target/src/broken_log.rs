@@ -1,0 +1,70 @@
+//! The last resort for "these snapshots are broken": a file in the state directory, when the store cannot record it.
+//!
+//! Invariants:
+//! - The file is durable before the first overwrite that nobody saved.
+//! - It is removed only after a volume was opened with it, which records it in the store.
+
+use crate::config::write_durably;
+use crate::paths::VolumePaths;
+use cairn_engine::volume::BrokenLog;
+use std::path::PathBuf;
+
+/// The file of one volume.
+#[derive(Clone, Debug)]
+pub struct BrokenMark(PathBuf);
+
+impl BrokenMark {
+    /// The volume's file; it need not exist.
+    pub fn new(paths: &VolumePaths) -> BrokenMark {
+        BrokenMark(paths.broken_mark.clone())
+    }
+
+    /// What it says, if it exists.
+    pub fn read(&self) -> Option<String> {
+        match std::fs::read_to_string(&self.0) {
+            Ok(reason) => Some(reason.trim().to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("the store could not record why, and the reason cannot be read: {error}")),
+        }
+    }
+
+    /// Removes it: the store has recorded it.
+    pub fn clear(&self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(%error, path = %self.0.display(), "a mark that is in the store now cannot be removed");
+            }
+        }
+    }
+}
+
+impl BrokenLog for BrokenMark {
+    fn record(&self, reason: &str) -> bool {
+        let written = write_durably(&self.0, format!("{reason}\n").as_bytes());
+        if let Err(error) = &written {
+            tracing::error!(%error, "the state directory cannot record that snapshots are broken");
+        }
+        written.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paths::Paths;
+
+    #[test]
+    fn a_mark_is_read_back_and_one_that_cannot_be_written_says_so() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let paths = Paths::resolve(Some(directory.path().join("state")), Some(directory.path().into()), None);
+        let mark = BrokenMark::new(&paths.volume("web").expect("legal"));
+        assert_eq!(mark.read(), None);
+        assert!(mark.record("the store failed"));
+        assert_eq!(mark.read().as_deref(), Some("the store failed"));
+        mark.clear();
+        assert_eq!(mark.read(), None);
+        std::fs::write(directory.path().join("file"), "").expect("writes");
+        let paths = Paths::resolve(Some(directory.path().join("file")), None, None);
+        assert!(!BrokenMark::new(&paths.volume("web").expect("legal")).record("no directory"));
+    }
+}

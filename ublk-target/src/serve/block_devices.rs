@@ -1,0 +1,277 @@
+//! The ublk devices of a volume: itself, and its exposed snapshots; started, adopted from a killed predecessor, stopped.
+//!
+//! Invariants:
+//! - A device is in the run state before its link exists, so that a successor finds whatever anybody may be using.
+//! - A scratch device is not adopted: its overlay died with its worker. It is removed, and its users see errors.
+
+use super::open::Devices;
+use crate::device::Limits;
+use crate::nbd::{SnapshotExport, VolumeExport};
+use crate::paths::VolumePaths;
+use crate::run_state::{link_device, unlink_device, Exposed, RunState};
+use crate::scratch::{create_overlay, ScratchExport};
+use crate::stats::Stats;
+use crate::ublk::control::{self, DeviceState};
+use crate::ublk::service::ServiceFactory;
+use crate::ublk::{Options, Origin, QueueDisk, QueueRing, Shape, UblkDevice};
+use cairn_engine::error::{Error, ErrorKind, Result};
+use cairn_engine::lane::Lane;
+use cairn_engine::snapshot::{SnapshotHandle, SnapshotName};
+use cairn_engine::volume::Volume;
+use libublk::UblkError;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+/// Requests a snapshot's device holds.
+const SNAPSHOT_DEPTH: u16 = 64;
+/// Largest write-zeroes a scratch device takes at once.
+const SCRATCH_ZEROES_BYTES_MAX: u64 = 1 << 20;
+
+/// Lanes used by others than queue threads: the control thread's and NBD's.
+pub const LANES_BEFORE_QUEUES: u16 = 2;
+
+struct VolumeFactory {
+    volume: Arc<Volume>,
+    devices: Devices,
+    stats: Arc<Stats>,
+}
+
+impl ServiceFactory for VolumeFactory {
+    type Service = VolumeExport<QueueDisk>;
+
+    fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError> {
+        let lane = Lane::new(self.volume.clone(), LANES_BEFORE_QUEUES + queue, self.devices.disks(QueueRing));
+        Ok(VolumeExport::new(Rc::new(lane), self.stats.recorder()))
+    }
+}
+
+struct SnapshotFactory {
+    volume: Arc<Volume>,
+    devices: Devices,
+    handle: SnapshotHandle,
+    stats: Arc<Stats>,
+}
+
+impl ServiceFactory for SnapshotFactory {
+    type Service = SnapshotExport<QueueDisk>;
+
+    fn make(&self, _queue: u16) -> std::result::Result<Self::Service, UblkError> {
+        let disks = self.devices.disks(QueueRing);
+        Ok(SnapshotExport::new(self.volume.clone(), disks, self.handle.clone(), self.stats.recorder()))
+    }
+}
+
+struct ScratchFactory {
+    below: SnapshotFactory,
+    overlay: Arc<crate::device::Device>,
+}
+
+impl ServiceFactory for ScratchFactory {
+    type Service = ScratchExport<SnapshotExport<QueueDisk>, QueueDisk>;
+
+    fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError> {
+        assert_eq!(queue, 0, "a scratch device has one queue, which owns the overlay");
+        Ok(ScratchExport::new(self.below.make(queue)?, QueueDisk::new(self.overlay.clone(), QueueRing)))
+    }
+}
+
+/// A snapshot's device.
+struct ExposedDevice {
+    device: UblkDevice,
+    scratch: bool,
+}
+
+/// All ublk devices of one volume. Its calls block: they are made off the control thread.
+pub struct BlockDevices {
+    paths: VolumePaths,
+    volume: Arc<Volume>,
+    devices: Devices,
+    stats: Arc<Stats>,
+    state: Mutex<State>,
+}
+
+struct State {
+    run: RunState,
+    volume: Option<UblkDevice>,
+    exposed: BTreeMap<String, ExposedDevice>,
+}
+
+impl BlockDevices {
+    /// None yet. `run` is what is recorded from here on.
+    pub fn new(
+        paths: VolumePaths,
+        volume: Arc<Volume>,
+        devices: Devices,
+        stats: Arc<Stats>,
+        run: RunState,
+    ) -> BlockDevices {
+        let state = State { run, volume: None, exposed: BTreeMap::new() };
+        BlockDevices { paths, volume, devices, stats, state: Mutex::new(state) }
+    }
+
+    /// Serves the volume as a block device, by the one a predecessor left, where it did.
+    pub fn start_volume(&self, left: Option<u32>, queues: u16, depth: u16) -> Result<()> {
+        let mut state = self.lock();
+        assert!(state.volume.is_none(), "a volume has one block device");
+        let shape = Shape {
+            size_bytes: self.volume.size_bytes(),
+            limits: self.devices.origin.limits().clone(),
+            read_only: false,
+        };
+        let origin = left.map_or(Origin::New, Origin::Recover);
+        let (volume, devices) = (self.volume.clone(), self.devices.clone());
+        let factory = VolumeFactory { volume, devices, stats: self.stats.clone() };
+        let device = UblkDevice::start(Options { queues, depth, shape, origin }, factory)?;
+        state.run.volume_device = Some(device.id());
+        let path = device.path();
+        state.volume = Some(device);
+        state.run.save(&self.paths)?;
+        link_device(&self.paths.device_link(), &path)
+    }
+
+    /// Adopts or removes what a predecessor exposed.
+    pub fn take_over_exposed(&self, left: Vec<(Exposed, Result<SnapshotHandle>)>) {
+        for (exposed, handle) in left {
+            let name = exposed.snapshot.clone();
+            let adopted = match handle {
+                Ok(handle) if !exposed.scratch && is_adoptable(exposed.device) => {
+                    self.start_snapshot(&name, handle, false, Origin::Recover(exposed.device)).map(|_| true)
+                }
+                Ok(_) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match adopted {
+                Ok(true) => tracing::info!(snapshot = name, device = exposed.device, "an exposed snapshot was adopted"),
+                outcome => {
+                    let reason = match outcome {
+                        Err(error) => error.to_string(),
+                        Ok(_) => "its overlay or its device died with the worker".to_owned(),
+                    };
+                    tracing::error!(snapshot = name, device = exposed.device, reason, "an exposed snapshot is gone");
+                    remove_orphan(exposed.device);
+                    unlink_device(&self.paths.snapshot_link(&name));
+                }
+            }
+        }
+    }
+
+    /// Shows a snapshot as a block device. `Exists` when it is shown already.
+    pub fn expose(&self, name: &SnapshotName, handle: SnapshotHandle, scratch: bool) -> Result<()> {
+        self.start_snapshot(name.as_str(), handle, scratch, Origin::New)
+    }
+
+    fn start_snapshot(&self, name: &str, handle: SnapshotHandle, scratch: bool, origin: Origin) -> Result<()> {
+        let mut state = self.lock();
+        if state.exposed.contains_key(name) {
+            return Err(Error::new(ErrorKind::Exists, "expose", name.to_owned())
+                .saying(format!("it is shown already, as {}", self.paths.snapshot_link(name).display())));
+        }
+        let size_bytes = handle.size_bytes();
+        let limits = snapshot_limits(self.devices.origin.limits(), scratch);
+        let shape = Shape { size_bytes, limits, read_only: !scratch };
+        let options = Options { queues: 1, depth: SNAPSHOT_DEPTH, shape, origin };
+        let (volume, devices) = (self.volume.clone(), self.devices.clone());
+        let below = SnapshotFactory { volume, devices, handle, stats: self.stats.clone() };
+        let device = if scratch {
+            crate::device::refuse_recursion(
+                "scratch overlay",
+                &self.paths.scratch_dir,
+                &[self.devices.origin.path(), &self.paths.device_link()],
+            )?;
+            let overlay = create_overlay(&self.paths.scratch_dir, size_bytes)?;
+            UblkDevice::start(options, ScratchFactory { below, overlay })?
+        } else {
+            UblkDevice::start(options, below)?
+        };
+        let path = device.path();
+        state.run.exposed.push(Exposed { snapshot: name.to_owned(), device: device.id(), scratch });
+        state.exposed.insert(name.to_owned(), ExposedDevice { device, scratch });
+        state.run.save(&self.paths)?;
+        link_device(&self.paths.snapshot_link(name), &path)
+    }
+
+    /// Removes a snapshot's device. Refused while anybody uses it.
+    pub fn unexpose(&self, name: &str) -> Result<()> {
+        let mut state = self.lock();
+        let Some(exposed) = state.exposed.remove(name) else {
+            return Err(Error::new(ErrorKind::NotFound, "unexpose", name.to_owned()).saying("it is not exposed"));
+        };
+        if let Err((device, error)) = exposed.device.stop() {
+            state.exposed.insert(name.to_owned(), ExposedDevice { device, scratch: exposed.scratch });
+            return Err(error);
+        }
+        unlink_device(&self.paths.snapshot_link(name));
+        state.run.exposed.retain(|entry| entry.snapshot != name);
+        state.run.save(&self.paths)
+    }
+
+    /// Whether a snapshot is exposed, and whether as scratch.
+    pub fn exposure(&self, name: &str) -> Option<bool> {
+        self.lock().exposed.get(name).map(|exposed| exposed.scratch)
+    }
+
+    /// Refuses when anybody uses the volume's device or any snapshot's.
+    pub fn check_unused(&self, snapshots_too: bool) -> Result<()> {
+        let state = self.lock();
+        let snapshots = state.exposed.values().map(|exposed| &exposed.device).filter(|_| snapshots_too);
+        state.volume.iter().chain(snapshots).try_for_each(UblkDevice::check_unused)
+    }
+
+    /// Tells the kernel of the volume's new size; a sentence for people where it cannot be told.
+    pub fn grow(&self, size_bytes: u64) -> Result<Option<String>> {
+        match &self.lock().volume {
+            Some(device) => match device.grow(size_bytes) {
+                Ok(()) => Ok(None),
+                Err(error) if error.kind() == ErrorKind::Invalid => Ok(Some(error.message().to_owned())),
+                Err(error) => Err(error),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// Stops everything. Refused, as far as possible with nothing changed, while anything is in use.
+    pub fn stop_all(&self) -> Result<()> {
+        self.check_unused(true)?;
+        let names: Vec<String> = self.lock().exposed.keys().cloned().collect();
+        for name in names {
+            self.unexpose(&name)?;
+        }
+        let mut state = self.lock();
+        if let Some(device) = state.volume.take() {
+            if let Err((device, error)) = device.stop() {
+                state.volume = Some(device);
+                return Err(error);
+            }
+            unlink_device(&self.paths.device_link());
+        }
+        RunState::remove(&self.paths);
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("a panic ends the process")
+    }
+}
+
+fn snapshot_limits(origin: &Limits, scratch: bool) -> Limits {
+    let write_zeroes_bytes_max = if scratch { SCRATCH_ZEROES_BYTES_MAX } else { 0 };
+    Limits { discard_bytes_max: 0, write_zeroes_bytes_max, ..origin.clone() }
+}
+
+/// Whether a device that a predecessor left waits for a successor, or soon will.
+pub fn is_adoptable(id: u32) -> bool {
+    let info = control::device_info(id);
+    info.is_ok_and(|info| matches!(info.state, DeviceState::Quiesced | DeviceState::Live | DeviceState::FailIo))
+}
+
+/// Removes a device that nobody serves and nobody will.
+pub fn remove_orphan(id: u32) {
+    for result in [control::stop(id), control::delete(id)] {
+        if let Err(error) = result {
+            if error.kind() != ErrorKind::NotFound {
+                tracing::warn!(%error, "a device that a killed worker left could not be removed");
+            }
+        }
+    }
+}

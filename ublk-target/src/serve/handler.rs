@@ -1,0 +1,283 @@
+//! The control API's handler: each call is one operation on the volume or its devices.
+//!
+//! Invariants:
+//! - A cut is abandoned at its deadline; production never waits longer for it.
+//! - What an answer says of a snapshot's device is what the kernel has.
+
+use super::worker::Worker;
+use crate::control::api::{
+    CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend, GrowReport,
+    GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, SnapshotState,
+    StatsReport, StoreReport, VolumeReport, VolumeState,
+};
+use crate::control::timestamp::Timestamp;
+use crate::control::ControlHandler;
+use crate::device::DeviceKind;
+use crate::nbd::unix_uri;
+use crate::process::now_unix_ms;
+use cairn_engine::deadline::Deadline;
+use cairn_engine::error::{Error, ErrorKind, Result};
+use cairn_engine::snapshot::{self, Snapshot, SnapshotName, SnapshotOptions};
+use cairn_engine::units::BLOCK_BYTES;
+use cairn_engine::volume::CheckOptions;
+use std::future::Future;
+use std::time::Duration;
+
+/// How long a cut may take when the caller does not say.
+const CUT_LIMIT: Duration = Duration::from_secs(30);
+
+impl Worker {
+    fn snapshot_report(&self, snapshot: &Snapshot) -> SnapshotReport {
+        let name = snapshot.name.as_str();
+        let broken = snapshot.broken.as_ref();
+        SnapshotReport {
+            name: name.to_owned(),
+            epoch: snapshot.epoch.0,
+            created_at: Timestamp::from_unix_ms(snapshot.created_unix_ms),
+            size_bytes: snapshot.size_bytes,
+            consistency: match snapshot.consistency {
+                snapshot::Consistency::Crash => Consistency::Crash,
+                snapshot::Consistency::Filesystem => Consistency::Filesystem,
+                snapshot::Consistency::Application => Consistency::Application,
+            },
+            automatic: snapshot.automatic,
+            state: if broken.is_some() { SnapshotState::Broken } else { SnapshotState::Whole },
+            state_reason: broken.map(|(_, reason)| reason.clone()),
+            exposed: self.block_devices.exposure(name).map(|scratch| self.expose_report(name, scratch)),
+        }
+    }
+
+    fn expose_report(&self, name: &str, scratch: bool) -> ExposeReport {
+        let export = format!("{}@{name}", self.config.name);
+        ExposeReport {
+            snapshot: name.to_owned(),
+            device: Some(self.paths.snapshot_link(name).display().to_string()),
+            nbd_uri: (!scratch).then(|| unix_uri(&self.paths.nbd_socket(), &export)),
+            scratch,
+        }
+    }
+
+    async fn snapshot_named(&self, name: &SnapshotName) -> Result<Snapshot> {
+        let snapshots = self.volume.snapshots().await;
+        snapshots.into_iter().find(|snapshot| snapshot.name == *name).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "find the snapshot", format!("{}@{name}", self.config.name))
+                .saying("there is no such snapshot; `cairn list` shows those that exist")
+        })
+    }
+
+    async fn restore_report(&self) -> Option<RestoreProgress> {
+        let progress = self.volume.restore_progress()?;
+        let snapshots = self.volume.snapshots().await;
+        let name_of = |epoch| {
+            let named = snapshots.iter().find(|snapshot| snapshot.epoch == epoch);
+            named.map(|snapshot| snapshot.name.to_string()).unwrap_or_default()
+        };
+        Some(RestoreProgress {
+            snapshot: name_of(progress.target),
+            before: name_of(progress.before),
+            done_bytes: progress.cursor_block * BLOCK_BYTES as u64,
+            total_bytes: self.volume.size_bytes(),
+        })
+    }
+
+    async fn grow_store(&self, store_bytes: u64) -> Result<()> {
+        let store = &self.devices.store;
+        if store.kind() == DeviceKind::File && store.size_bytes() < store_bytes {
+            let failed = |source: std::io::Error| {
+                Error::new(ErrorKind::NoSpace, "grow the store", store.path().display().to_string())
+                    .saying("the file could not be extended; make room on its file system")
+                    .caused_by(source)
+            };
+            let (mode, added) = (rustix::fs::FallocateFlags::empty(), store_bytes - store.size_bytes());
+            rustix::fs::fallocate(store.file(), mode, store.size_bytes(), added).map_err(|e| failed(e.into()))?;
+            store.file().sync_all().map_err(failed)?;
+        }
+        if store.refresh_size()? < store_bytes {
+            return Err(Error::new(ErrorKind::Invalid, "grow the store", store.path().display().to_string())
+                .saying(format!("the device has only {} bytes; enlarge it first", store.size_bytes())));
+        }
+        self.volume.grow_store(&self.disks).await.map(|_| ())
+    }
+}
+
+/// Runs a cut with a deadline that comes when `limit` is over. The cut itself is never dropped: it gives up by itself.
+async fn with_limit<T>(limit: Duration, deadline: Deadline, cut: impl Future<Output = T>) -> T {
+    let timer = tokio::task::spawn_local(async move {
+        tokio::time::sleep(limit).await;
+        deadline.expire();
+    });
+    let result = cut.await;
+    timer.abort();
+    result
+}
+
+impl ControlHandler for Worker {
+    async fn volume(&self) -> Result<VolumeReport> {
+        let stats = self.volume.stats().await;
+        let snapshots = self.volume.snapshots().await;
+        let broken: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| snapshot.broken.is_some()).collect();
+        let state_reason = broken.first().map(|first| {
+            let why = first.broken.as_ref().map(|(_, reason)| reason.as_str()).unwrap_or_default();
+            format!("{} of {} snapshots are broken; {}: {why}", broken.len(), snapshots.len(), first.name)
+        });
+        let free_bytes = stats.segments_free * stats.segment_bytes;
+        let store_bytes = self.devices.store.size_bytes();
+        let origin = &self.devices.origin;
+        Ok(VolumeReport {
+            name: self.config.name.clone(),
+            size_bytes: self.volume.size_bytes(),
+            origin: OriginReport {
+                path: origin.path().display().to_string(),
+                size_bytes: origin.size_bytes(),
+                sector_bytes: origin.limits().sector_bytes,
+            },
+            store: StoreReport {
+                path: self.devices.store.path().display().to_string(),
+                size_bytes: store_bytes,
+                used_bytes: store_bytes.saturating_sub(free_bytes),
+                free_bytes,
+            },
+            state: if broken.is_empty() { VolumeState::Whole } else { VolumeState::Degraded },
+            state_reason,
+            frontend: if self.by_ublk { Frontend::Ublk } else { Frontend::Nbd },
+            device: self.by_ublk.then(|| self.paths.device_link().display().to_string()),
+            nbd_uri: (!self.by_ublk).then(|| unix_uri(&self.paths.nbd_socket(), &self.config.name)),
+            snapshots: snapshots.len() as u64,
+            restore: self.restore_report().await,
+            process_id: std::process::id(),
+            attached_at: Timestamp::from_unix_ms(self.attached_unix_ms),
+        })
+    }
+
+    async fn snapshots(&self) -> Result<SnapshotList> {
+        let snapshots = self.volume.snapshots().await;
+        Ok(SnapshotList {
+            volume: self.config.name.clone(),
+            snapshots: snapshots.iter().map(|snapshot| self.snapshot_report(snapshot)).collect(),
+        })
+    }
+
+    async fn snapshot(
+        &self,
+        name: SnapshotName,
+        consistency: Consistency,
+        limit: Option<Duration>,
+    ) -> Result<SnapshotReport> {
+        let options = SnapshotOptions {
+            now_unix_ms: now_unix_ms(),
+            consistency: match consistency {
+                Consistency::Crash => snapshot::Consistency::Crash,
+                Consistency::Filesystem => snapshot::Consistency::Filesystem,
+                Consistency::Application => snapshot::Consistency::Application,
+            },
+        };
+        let deadline = Deadline::new();
+        let cut = self.volume.snapshot(&self.disks, &name, options, &deadline);
+        let snapshot = with_limit(limit.unwrap_or(CUT_LIMIT), deadline.clone(), cut).await?;
+        Ok(self.snapshot_report(&snapshot))
+    }
+
+    async fn delete(&self, name: SnapshotName) -> Result<()> {
+        let _alone = self.administration.lock().await;
+        if self.block_devices.exposure(name.as_str()).is_some() {
+            return Err(Error::new(ErrorKind::Busy, "delete", format!("{}@{name}", self.config.name))
+                .saying(format!("it is exposed; `cairn unexpose {}@{name}` first", self.config.name)));
+        }
+        self.volume.delete(&self.disks, &name).await
+    }
+
+    async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport> {
+        let _alone = self.administration.lock().await;
+        self.snapshot_named(&name).await?;
+        if let Some(obstacle) = crate::ublk::features::obstacle() {
+            return Err(Error::new(ErrorKind::Invalid, "expose", format!("{}@{name}", self.config.name)).saying(
+                format!(
+                    "{obstacle}. Without it every snapshot can be read over NBD: {}",
+                    unix_uri(&self.paths.nbd_socket(), &format!("{}@{name}", self.config.name))
+                ),
+            ));
+        }
+        let handle = self.volume.snapshot_handle(&name).await?;
+        let shown = name.clone();
+        self.off_thread(move |devices| devices.expose(&shown, handle, scratch)).await?;
+        Ok(self.expose_report(name.as_str(), scratch))
+    }
+
+    async fn unexpose(&self, name: SnapshotName) -> Result<()> {
+        let _alone = self.administration.lock().await;
+        self.snapshot_named(&name).await?;
+        self.off_thread(move |devices| devices.unexpose(name.as_str())).await
+    }
+
+    async fn restore(&self, snapshot: SnapshotName, before: Option<SnapshotName>) -> Result<RestoreReport> {
+        let _alone = self.administration.lock().await;
+        let now_unix_ms = now_unix_ms();
+        let before = match before {
+            Some(before) => before,
+            None => SnapshotName::new(&format!("before-restore-{now_unix_ms}"))?,
+        };
+        let _no_clients = self.sessions.reserve(&self.config.name)?;
+        self.off_thread(|devices| devices.check_unused(false)).await?;
+        let options = SnapshotOptions { now_unix_ms, consistency: snapshot::Consistency::Crash };
+        let deadline = Deadline::new();
+        let restore = self.volume.restore(&self.disks, &snapshot, &before, options, &deadline);
+        with_limit(CUT_LIMIT, deadline.clone(), restore).await?;
+        Ok(RestoreReport { restored: snapshot.to_string(), before: before.to_string() })
+    }
+
+    async fn grow(&self, request: GrowRequest) -> Result<GrowReport> {
+        let _alone = self.administration.lock().await;
+        if let Some(store_bytes) = request.store_bytes {
+            self.grow_store(store_bytes).await?;
+        }
+        let mut notice = None;
+        if request.volume {
+            self.devices.origin.refresh_size()?;
+            let size_bytes = self.volume.grow(&self.disks).await?;
+            notice = self.off_thread(move |devices| devices.grow(size_bytes)).await?;
+        }
+        Ok(GrowReport { size_bytes: self.volume.size_bytes(), store_bytes: self.devices.store.size_bytes(), notice })
+    }
+
+    async fn stats(&self) -> Result<StatsReport> {
+        let stats = self.volume.stats().await;
+        Ok(StatsReport {
+            volume: self.config.name.clone(),
+            since: Timestamp::from_unix_ms(self.attached_unix_ms),
+            operations: self.stats.operations(),
+            engine: EngineReport {
+                saves: stats.saves,
+                saved_blocks: stats.blocks_saved,
+                saved_bytes: stats.blocks_saved * BLOCK_BYTES as u64,
+                records: stats.records,
+                cuts: stats.cuts,
+                cuts_timed_out: stats.cuts_timed_out,
+                runs_written: stats.runs_written,
+                merges: stats.merges,
+                segments_freed: stats.segments_freed,
+                restored_blocks: stats.blocks_restored,
+                snapshots_broken: stats.snapshots_broken,
+            },
+            cut_pauses: self.stats.cut_pauses(),
+        })
+    }
+
+    async fn check(&self, data: bool) -> Result<CheckReport> {
+        let found = self.volume.check(&self.disks.store, CheckOptions { data }).await?;
+        let findings: Vec<FindingReport> = found
+            .into_iter()
+            .map(|finding| FindingReport {
+                severity: if finding.serious { Severity::Error } else { Severity::Warning },
+                subject: self.config.name.clone(),
+                message: finding.sentence,
+            })
+            .collect();
+        Ok(CheckReport { clean: findings.is_empty(), data, findings })
+    }
+
+    async fn detach(&self) -> Result<DetachReport> {
+        Worker::detach(self).await?;
+        self.stop.raise();
+        Ok(DetachReport { detached: self.config.name.clone() })
+    }
+}

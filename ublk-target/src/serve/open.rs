@@ -1,0 +1,122 @@
+//! From a configuration to an open volume: every reason to refuse is looked at before anything is changed.
+//!
+//! Invariants:
+//! - Origin and store are different devices, and neither the store nor what Cairn writes beside it lies on the origin or
+//!   on the volume.
+//! - Both devices are held exclusively before the store is read.
+
+use crate::broken_log::BrokenMark;
+use crate::config::VolumeConfig;
+use crate::device::{refuse_recursion, Access, Device};
+use crate::own_ring::{OwnRing, RingDisk};
+use crate::paths::{Paths, VolumePaths};
+use crate::process::{boot_id, host_id, now_unix_ms};
+use crate::uring_disk::{Ring, UringDisk};
+use cairn_engine::disk::Disks;
+use cairn_engine::error::{Error, ErrorKind, Result};
+use cairn_engine::volume::{Accept, Limits, OpenOptions, Volume};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How long a successor waits until the kernel has let go of what a killed worker had in flight.
+const SUCCESSOR_WAIT_MS: u64 = 60_000;
+/// How long anyone waits for a device that another program is only looking at.
+const PASSING_WAIT_MS: u64 = 1_000;
+
+/// The two open devices of a volume; every thread makes its own disks over them.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// The real disk.
+    pub origin: Arc<Device>,
+    /// The store.
+    pub store: Arc<Device>,
+}
+
+impl Devices {
+    /// Opens both, exclusively. `successor`: a killed predecessor may still have I/O in flight.
+    pub fn open(config: &VolumeConfig, paths: &Paths, volume: &VolumePaths, successor: bool) -> Result<Devices> {
+        refuse_bad_places(config, paths, volume)?;
+        let wait_ms = if successor { SUCCESSOR_WAIT_MS } else { PASSING_WAIT_MS };
+        let origin = Device::open(&config.origin, Access::Exclusive { wait_ms })?;
+        let store = Device::open(&config.store, Access::Exclusive { wait_ms })?;
+        let (origin_sector, store_sector) = (origin.limits().sector_bytes, store.limits().sector_bytes);
+        tracing::info!(origin = %origin.path().display(), origin_sector, store = %store.path().display(), store_sector,
+            "devices are open");
+        Ok(Devices { origin, store })
+    }
+
+    /// Disks for the calling thread, on its ring.
+    pub fn disks<R: Ring + Clone>(&self, ring: R) -> Rc<Disks<UringDisk<R>>> {
+        let origin = UringDisk::new(self.origin.clone(), ring.clone());
+        let store = UringDisk::new(self.store.clone(), ring);
+        Rc::new(Disks { origin, store })
+    }
+}
+
+fn refuse_bad_places(config: &VolumeConfig, paths: &Paths, volume: &VolumePaths) -> Result<()> {
+    let link = volume.device_link();
+    let origin = config.origin.as_path();
+    refuse_recursion("store", &config.store, &[origin, &link])?;
+    refuse_recursion("origin", origin, &[config.store.as_path(), &link])?;
+    for (what, place) in [("state directory", &paths.state_dir), ("run directory", &paths.run_dir)] {
+        refuse_recursion(what, place, &[origin, &link])?;
+    }
+    Ok(())
+}
+
+/// Opens the volume, recovering it where its last process did not close it.
+pub async fn open_volume(
+    config: &VolumeConfig,
+    paths: &Paths,
+    volume_paths: &VolumePaths,
+    devices: &Devices,
+    ring: &OwnRing,
+    lanes: u16,
+    accept: Accept,
+) -> Result<(Arc<Volume>, Rc<Disks<RingDisk>>)> {
+    let disks = devices.disks(ring.clone());
+    refuse_other_store(config, &disks).await?;
+    let mark = BrokenMark::new(volume_paths);
+    let options = OpenOptions {
+        host_id: host_id(paths)?,
+        boot_id: boot_id()?,
+        now_unix_ms: now_unix_ms(),
+        lanes,
+        accept,
+        broken_elsewhere: mark.read(),
+        broken_log: Box::new(mark.clone()),
+        limits: Limits::default(),
+    };
+    let had_mark = options.broken_elsewhere.is_some();
+    let volume = Volume::open(&disks, options).await.map_err(|error| with_devices(error, config))?;
+    if had_mark {
+        mark.clear();
+    }
+    Ok((volume, disks))
+}
+
+/// The store a volume was configured with may have been replaced by another volume's.
+async fn refuse_other_store(config: &VolumeConfig, disks: &Disks<RingDisk>) -> Result<()> {
+    let Some(expected) = &config.store_id else { return Ok(()) };
+    let info = cairn_engine::volume::inspect(&disks.store).await.map_err(|error| with_devices(error, config))?;
+    let found = uuid::Uuid::from_bytes(info.superblock.store_id).to_string();
+    if found.eq_ignore_ascii_case(expected) || found.replace('-', "").eq_ignore_ascii_case(expected) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::WrongOrigin, "attach", config.store.display().to_string()).saying(format!(
+        "this store is {found}, volume {} was created with {expected}; connect the right one",
+        config.name
+    )))
+}
+
+/// The engine speaks of "origin" and "store"; people know them by path.
+fn with_devices(error: Error, config: &VolumeConfig) -> Error {
+    let text = error.to_string();
+    if text.starts_with("origin:") {
+        error.on(config.origin.display().to_string())
+    } else if text.starts_with("store:") {
+        error.on(config.store.display().to_string())
+    } else {
+        error
+    }
+}

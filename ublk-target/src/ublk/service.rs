@@ -1,0 +1,27 @@
+//! What a ublk device shows: a volume, a snapshot, a scratch overlay.
+//!
+//! Invariants every implementation keeps:
+//! - Each queue thread has its own; all of them show the same bytes.
+//! - A request may be executed twice, when the process was killed before it was acknowledged; the second time must do
+//!   no harm.
+//! - Futures are run to completion once polled.
+
+#![allow(async_fn_in_trait)]
+
+use crate::nbd::Export;
+use cairn_engine::error::Result;
+use libublk::UblkError;
+
+/// Serves the requests of one queue.
+pub trait Service: Export {
+    /// Called about once a second.
+    async fn tick(&self) -> Result<()>;
+}
+
+/// Makes the service of each queue, on that queue's own thread.
+pub trait ServiceFactory: Send + Sync + 'static {
+    /// What is made.
+    type Service: Service + 'static;
+    /// The service of queue `queue`.
+    fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError>;
+}
