@@ -71,7 +71,8 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(ExitCode::Failed, format!("no event loop: {error}")))?;
-        let exchange = tokio::time::timeout(Duration::from_millis(limit_ms), self.exchange(method, path, body));
+        let limit = Duration::from_millis(limit_ms);
+        let exchange = async { tokio::time::timeout(limit, self.exchange(method, path, body)).await };
         let (status, answer) = runtime.block_on(exchange).map_err(|_| {
             Failure::new(
                 ExitCode::TimedOut,

@@ -44,7 +44,7 @@ fn cut(
     freeze_timeout_ms: Option<u64>,
 ) -> Result<SnapshotReport, Failure> {
     let request = SnapshotRequest { name: arguments.snapshot.snapshot.clone(), consistency, freeze_timeout_ms };
-    client.post("/v1/snapshots", &request, freeze_timeout_ms.unwrap_or(CHANGE_TIMEOUT_MS))
+    client.post("/v1/snapshots", &request, CHANGE_TIMEOUT_MS)
 }
 
 fn cut_frozen(client: &Client, arguments: &Snapshot, mount_point: &Path) -> Result<SnapshotReport, Failure> {
