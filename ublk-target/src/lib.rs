@@ -2,4 +2,8 @@
 
 pub mod config;
 pub mod control;
+pub mod device;
+pub mod own_ring;
 pub mod paths;
+pub mod ublk;
+pub mod uring_disk;
