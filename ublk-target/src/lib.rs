@@ -3,7 +3,10 @@
 pub mod config;
 pub mod control;
 pub mod device;
+pub mod nbd;
 pub mod own_ring;
 pub mod paths;
+pub mod stop;
 pub mod ublk;
+pub mod unix_socket;
 pub mod uring_disk;

@@ -1,0 +1,3 @@
+//! The catalog: what exists on the store, as a log of small records.
+
+pub mod state;

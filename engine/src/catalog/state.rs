@@ -1,0 +1,327 @@
+//! The state that the catalog's items add up to.
+//!
+//! Invariants:
+//! - Applying `checkpoint()` to an empty state of the same size gives an equal state.
+//! - An item that makes no sense is refused with `Corrupt` and changes nothing.
+//! - A segment that is in use is never given to another owner: it becomes free first.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
+use crate::units::{BlockIndex, Epoch, SegmentIndex};
+use std::collections::BTreeMap;
+
+/// What one segment is used for, and how often it was handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SegmentRecord {
+    /// What it is used for.
+    pub state: SegmentState,
+    /// Grows every time the segment is handed out.
+    pub incarnation: u32,
+}
+
+/// A restore under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreRecord {
+    /// The snapshot being restored.
+    pub target_epoch: Epoch,
+    /// The automatic snapshot of the state before.
+    pub before_epoch: Epoch,
+    /// Every block below it is moved.
+    pub cursor_block: BlockIndex,
+    /// Blocks moved ahead of the cursor: first block -> number of blocks; disjoint and never adjacent.
+    pub moved: BTreeMap<BlockIndex, u64>,
+}
+
+/// Everything the catalog knows.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct State {
+    /// The volume's own facts.
+    pub volume: VolumeFacts,
+    /// Snapshots by epoch, oldest first.
+    pub snapshots: BTreeMap<Epoch, SnapshotRecord>,
+    /// Every segment of the store.
+    pub segments: Vec<SegmentRecord>,
+    /// Runs by identity.
+    pub runs: BTreeMap<u64, RunRecord>,
+    /// Lane -> the last sequence that runs cover.
+    pub lanes_indexed: BTreeMap<u16, u64>,
+    /// The restore under way.
+    pub restore: Option<RestoreRecord>,
+    /// Watched block -> every content logged since the last reset, oldest first.
+    pub watch: BTreeMap<BlockIndex, Vec<[u64; 8]>>,
+    /// Sampled block -> its hash.
+    pub samples: BTreeMap<BlockIndex, u64>,
+}
+
+fn nonsense(message: String) -> Error {
+    Error::new(ErrorKind::Corrupt, "apply a catalog item", "store")
+        .saying(format!("{message}; run `cairn check`, the origin is whole and can be used without Cairn"))
+}
+
+impl RestoreRecord {
+    /// Is this block where the restored volume has it?
+    pub fn is_moved(&self, block: BlockIndex) -> bool {
+        let covers = |(start, count): (&u64, &u64)| block < start + count;
+        block < self.cursor_block || self.moved.range(..=block).next_back().is_some_and(covers)
+    }
+
+    /// Advances the cursor; what it has passed needs no mark.
+    fn advance(&mut self, cursor_block: BlockIndex) {
+        self.cursor_block = cursor_block;
+        while let Some((&start, &count)) = self.moved.first_key_value() {
+            if start > cursor_block {
+                break;
+            }
+            self.moved.remove(&start);
+            self.cursor_block = self.cursor_block.max(start + count);
+        }
+    }
+
+    /// Marks blocks as moved, joined with their neighbours.
+    fn mark(&mut self, start_block: BlockIndex, end_block: BlockIndex) {
+        let (mut start, mut end) = (start_block, end_block);
+        while let Some((&other_start, &other_count)) = self.moved.range(..=end).next_back() {
+            if other_start + other_count < start {
+                break;
+            }
+            self.moved.remove(&other_start);
+            start = start.min(other_start);
+            end = end.max(other_start + other_count);
+        }
+        self.moved.insert(start, end - start);
+        self.advance(self.cursor_block);
+    }
+}
+
+impl State {
+    /// An empty state for a store of so many segments.
+    pub fn new(segment_count: u32) -> State {
+        State { segments: vec![SegmentRecord::default(); segment_count as usize], ..State::default() }
+    }
+
+    /// Applies one item; on an error nothing has changed.
+    pub fn apply(&mut self, item: &Item) -> Result<()> {
+        match item {
+            Item::Volume(facts) => self.apply_volume(facts),
+            Item::SnapshotPut(snapshot) => self.apply_snapshot(snapshot),
+            Item::SnapshotDelete { epoch } => match self.snapshots.remove(epoch) {
+                Some(_) => Ok(()),
+                None => Err(nonsense(format!("the snapshot of epoch {epoch} is deleted but does not exist"))),
+            },
+            Item::Segments { first, count, state, incarnation } => {
+                self.apply_segments(*first, *count, *state, *incarnation)
+            }
+            Item::RunPut(run) => self.apply_run(run),
+            Item::RunDelete { run } => match self.runs.remove(run) {
+                Some(_) => Ok(()),
+                None => Err(nonsense(format!("the run {run} is deleted but does not exist"))),
+            },
+            Item::RestorePut { target_epoch, before_epoch, cursor_block } => {
+                self.apply_restore(*target_epoch, *before_epoch, *cursor_block)
+            }
+            Item::RestoreMoved { start_block, count_blocks } => self.apply_moved(*start_block, *count_blocks),
+            Item::RestoreEnd => match self.restore.take() {
+                Some(_) => Ok(()),
+                None => Err(nonsense("a restore ends that never began".into())),
+            },
+            Item::WatchAdd { block, hashes } => {
+                let known = self.watch.entry(*block).or_default();
+                if !known.contains(hashes) {
+                    known.push(*hashes);
+                }
+                Ok(())
+            }
+            Item::WatchReset => {
+                self.watch.clear();
+                Ok(())
+            }
+            Item::Sample { block, hash } => {
+                self.samples.insert(*block, *hash);
+                Ok(())
+            }
+            Item::SampleReset => {
+                self.samples.clear();
+                Ok(())
+            }
+            Item::LaneIndexed { lane, sequence } => {
+                self.lanes_indexed.insert(*lane, *sequence);
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_volume(&mut self, facts: &VolumeFacts) -> Result<()> {
+        if facts.size_bytes == 0 || facts.size_bytes % 512 != 0 {
+            return Err(nonsense(format!("a volume of {} bytes", facts.size_bytes)));
+        }
+        if facts.active_epoch < self.volume.active_epoch {
+            return Err(nonsense(format!("epoch {} follows {}", facts.active_epoch, self.volume.active_epoch)));
+        }
+        self.volume = *facts;
+        Ok(())
+    }
+
+    fn apply_snapshot(&mut self, snapshot: &SnapshotRecord) -> Result<()> {
+        if snapshot.epoch > self.volume.active_epoch.next() {
+            return Err(nonsense(format!("the snapshot {} is from the future", snapshot.name)));
+        }
+        if snapshot.name.is_empty() {
+            return Err(nonsense(format!("the snapshot of epoch {} has no name", snapshot.epoch)));
+        }
+        let namesake = self.snapshots.values().find(|other| other.name == snapshot.name);
+        if namesake.is_some_and(|other| other.epoch != snapshot.epoch) {
+            return Err(nonsense(format!("two snapshots have the name {}", snapshot.name)));
+        }
+        self.snapshots.insert(snapshot.epoch, snapshot.clone());
+        Ok(())
+    }
+
+    fn apply_segments(&mut self, first: u32, count: u32, state: SegmentState, incarnation: u32) -> Result<()> {
+        let range = first as usize..first as usize + count as usize;
+        let ordinal_overflow =
+            matches!(state, SegmentState::Run { ordinal, .. } if ordinal.checked_add(count).is_none());
+        if count == 0 || range.end > self.segments.len() || ordinal_overflow {
+            return Err(nonsense(format!("{count} segments from segment {first}")));
+        }
+        for (offset, record) in self.segments[range.clone()].iter().enumerate() {
+            let next = state_at(state, offset as u32);
+            if incarnation < record.incarnation || !may_follow(record.state, next) {
+                let index = first as usize + offset;
+                return Err(nonsense(format!(
+                    "segment {index} goes from {record:?} to {next:?} of incarnation {incarnation}"
+                )));
+            }
+        }
+        for (offset, record) in self.segments[range].iter_mut().enumerate() {
+            *record = SegmentRecord { state: state_at(state, offset as u32), incarnation };
+        }
+        Ok(())
+    }
+
+    fn apply_run(&mut self, run: &RunRecord) -> Result<()> {
+        if run.first_epoch > run.last_epoch || run.first_block > run.last_block || run.pages == 0 || run.height == 0 {
+            return Err(nonsense(format!("the run {run:?}")));
+        }
+        self.runs.insert(run.run, *run);
+        Ok(())
+    }
+
+    fn apply_restore(&mut self, target_epoch: Epoch, before_epoch: Epoch, cursor_block: BlockIndex) -> Result<()> {
+        match &mut self.restore {
+            Some(restore) if (restore.target_epoch, restore.before_epoch) != (target_epoch, before_epoch) => {
+                Err(nonsense(format!("a restore of epoch {target_epoch} begins inside another")))
+            }
+            Some(restore) if cursor_block < restore.cursor_block => {
+                Err(nonsense(format!("a restore goes back to block {cursor_block}")))
+            }
+            Some(restore) => {
+                restore.advance(cursor_block);
+                Ok(())
+            }
+            None => {
+                self.restore = Some(RestoreRecord { target_epoch, before_epoch, cursor_block, moved: BTreeMap::new() });
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_moved(&mut self, start_block: BlockIndex, count_blocks: u64) -> Result<()> {
+        let restore =
+            self.restore.as_mut().ok_or_else(|| nonsense("blocks are moved but no restore is under way".into()))?;
+        let end_block = start_block
+            .checked_add(count_blocks)
+            .filter(|_| count_blocks > 0)
+            .ok_or_else(|| nonsense(format!("{count_blocks} blocks are moved from block {start_block}")))?;
+        restore.mark(start_block, end_block);
+        Ok(())
+    }
+
+    /// The snapshot with that name.
+    pub fn snapshot_named(&self, name: &str) -> Option<&SnapshotRecord> {
+        self.snapshots.values().find(|snapshot| snapshot.name == name)
+    }
+
+    /// The segments of a run in the order of its pages; `Corrupt` where one is missing or there twice.
+    pub fn run_segments(&self, run: u64) -> Result<Vec<SegmentIndex>> {
+        let mut ordered = BTreeMap::new();
+        for (index, record) in self.segments.iter().enumerate() {
+            match record.state {
+                SegmentState::Run { run: owner, ordinal } if owner == run => {
+                    if ordered.insert(ordinal, index as SegmentIndex).is_some() {
+                        return Err(nonsense(format!("run {run} has segment {ordinal} twice")));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if ordered.keys().copied().ne(0..ordered.len() as u32) {
+            return Err(nonsense(format!("run {run} lacks a segment")));
+        }
+        Ok(ordered.into_values().collect())
+    }
+
+    /// The items that rebuild this state from an empty one of the same number of segments.
+    pub fn checkpoint(&self) -> Vec<Item> {
+        let mut items = Vec::new();
+        if self.volume != VolumeFacts::default() {
+            items.push(Item::Volume(self.volume));
+        }
+        items.extend(self.snapshots.values().cloned().map(Item::SnapshotPut));
+        self.checkpoint_segments(&mut items);
+        items.extend(self.runs.values().copied().map(Item::RunPut));
+        items.extend(self.lanes_indexed.iter().map(|(&lane, &sequence)| Item::LaneIndexed { lane, sequence }));
+        if let Some(restore) = &self.restore {
+            items.push(Item::RestorePut {
+                target_epoch: restore.target_epoch,
+                before_epoch: restore.before_epoch,
+                cursor_block: restore.cursor_block,
+            });
+            items.extend(
+                restore
+                    .moved
+                    .iter()
+                    .map(|(&start_block, &count_blocks)| Item::RestoreMoved { start_block, count_blocks }),
+            );
+        }
+        for (&block, contents) in &self.watch {
+            items.extend(contents.iter().map(|&hashes| Item::WatchAdd { block, hashes }));
+        }
+        items.extend(self.samples.iter().map(|(&block, &hash)| Item::Sample { block, hash }));
+        items
+    }
+
+    fn checkpoint_segments(&self, items: &mut Vec<Item>) {
+        let mut first = 0;
+        while first < self.segments.len() {
+            let head = self.segments[first];
+            let alike = |(offset, record): &(usize, &SegmentRecord)| {
+                record.incarnation == head.incarnation && record.state == state_at(head.state, *offset as u32)
+            };
+            let count = self.segments[first..].iter().enumerate().take_while(alike).count();
+            if head != SegmentRecord::default() {
+                items.push(Item::Segments {
+                    first: first as SegmentIndex,
+                    count: count as u32,
+                    state: head.state,
+                    incarnation: head.incarnation,
+                });
+            }
+            first += count;
+        }
+    }
+}
+
+/// The state of the segment `offset` places behind the first of a range.
+fn state_at(state: SegmentState, offset: u32) -> SegmentState {
+    match state {
+        SegmentState::Run { run, ordinal } => SegmentState::Run { run, ordinal: ordinal.wrapping_add(offset) },
+        other => other,
+    }
+}
+
+/// May a segment change its use like this?
+fn may_follow(before: SegmentState, after: SegmentState) -> bool {
+    use SegmentState::{Data, Free, Lane};
+    matches!((before, after), (Free, _) | (_, Free) | (Lane { .. }, Data { .. }) | (Data { .. }, Data { .. }))
+        || before == after
+}
