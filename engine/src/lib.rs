@@ -17,6 +17,8 @@ pub mod needed;
 pub mod run;
 pub mod saved;
 pub mod signal;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod snapshot;
 pub mod stats;
 pub mod units;

@@ -71,6 +71,16 @@ impl SavedMap {
         }
     }
 
+    /// The first saved block from `from` on.
+    pub fn next_block(&self, from: BlockIndex) -> Option<BlockIndex> {
+        let first = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().expect("no holder of this lock panics");
+            let next = shard.range(from..).next();
+            next.map(|(&block, _)| block)
+        };
+        self.shards.iter().filter_map(first).min()
+    }
+
     /// How many entries it holds.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)

@@ -5,8 +5,9 @@
 //! - An item that makes no sense is refused with `Corrupt` and changes nothing.
 //! - A segment that is in use is never given to another owner: it becomes free first.
 
+use crate::catalog::record::RECORD_ALIGN_BYTES;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
+use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts, TEXT_BYTES_MAX};
 use crate::units::{BlockIndex, Epoch, SegmentIndex};
 use std::collections::BTreeMap;
 
@@ -288,6 +289,24 @@ impl State {
         }
         items.extend(self.samples.iter().map(|(&block, &hash)| Item::Sample { block, hash }));
         items
+    }
+
+    /// Number of entries that take room in a checkpoint, segments apart: they have theirs for good.
+    pub fn entries(&self) -> usize {
+        let moved = self.restore.as_ref().map_or(0, |restore| 1 + restore.moved.len());
+        let watched: usize = self.watch.values().map(Vec::len).sum();
+        self.snapshots.len() + self.runs.len() + self.lanes_indexed.len() + moved + watched + self.samples.len()
+    }
+
+    /// Bytes that a checkpoint may take, both copies of its records counted: every segment apart from its neighbours,
+    /// and with `all_broken` every snapshot marked broken with the longest reason.
+    pub fn checkpoint_bytes(&self, all_broken: bool) -> u64 {
+        const ITEM_BYTES_MAX: usize = 76;
+        let reason = |snapshot: &SnapshotRecord| if all_broken { TEXT_BYTES_MAX } else { snapshot.reason.len() };
+        let texts: usize = self.snapshots.values().map(|snapshot| snapshot.name.len() + reason(snapshot)).sum();
+        let items = 32 * self.segments.len() + ITEM_BYTES_MAX * (2 + self.entries()) + texts;
+        // Less than a 50th is lost at the ends of records, and one record's rounding at the end.
+        2 * (items + items / 50 + RECORD_ALIGN_BYTES) as u64
     }
 
     fn checkpoint_segments(&self, items: &mut Vec<Item>) {

@@ -261,11 +261,8 @@ impl<D: Disk> Lane<D> {
 
     fn close_segment(&self) {
         if let Some(open) = self.log.segment.borrow_mut().take() {
-            let closed = ClosedSegment {
-                segment: open.handed.segment,
-                epoch: open.epoch,
-                last_sequence: open.last_sequence,
-            };
+            let closed =
+                ClosedSegment { segment: open.handed.segment, epoch: open.epoch, last_sequence: open.last_sequence };
             self.shared().closed.lock().expect("no holder of this lock panics").push(closed);
         }
     }

@@ -43,7 +43,7 @@ pub(crate) enum Content<'a> {
 }
 
 impl Content<'_> {
-    fn length_bytes(&self) -> u64 {
+    pub(crate) fn length_bytes(&self) -> u64 {
         match self {
             Content::Data(data) => data.len() as u64,
             Content::Zeroes { length_bytes, .. } => *length_bytes,
@@ -124,6 +124,24 @@ impl<D: Disk> Lane<D> {
                 let result = self.write_origin(offset, &content, durable).await;
                 drop(passage);
                 drop(watched);
+                return result;
+            }
+            drop(passage);
+            self.save(&epoch, range.clone()).await?;
+        }
+    }
+
+    /// The write of a restore: it saves what is there like any write, but is not held back by its own restore.
+    pub(crate) async fn write_back(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let range = blocks_touched(offset, data.len() as u64);
+        let content = Content::Data(data);
+        let _watched = self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await?;
+        loop {
+            let passage = self.volume.gate.enter(self.index).await;
+            let epoch = self.epoch();
+            if !epoch.needed.any_needed(range.clone()) {
+                let result = self.write_origin(offset, &content, false).await;
+                drop(passage);
                 return result;
             }
             drop(passage);

@@ -20,6 +20,7 @@ impl Volume {
         ledger.catalog.append(&disks.store, &[Item::SnapshotDelete { epoch: snapshot.epoch }]).await?;
         self.set_horizon(ledger.horizon());
         ledger.groups_joined = true;
+        ledger.may_be_dead = true;
         if ledger.horizon() == Epoch(u64::MAX) && self.active_epoch().needed.saving() {
             self.stop_saving(&mut ledger).await;
         }

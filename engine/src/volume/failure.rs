@@ -26,7 +26,12 @@ impl Volume {
             if self.release_retired(ledger) || self.free_dead(ledger, disks).await? {
                 continue;
             }
-            let Some(oldest) = ledger.whole().next() else {
+            let oldest = ledger.whole().next();
+            if oldest.is_some() && oldest == self.restore.target() {
+                let message = "the store is full while a restore is under way; enlarge the store so that it can go on";
+                return Err(Error::new(ErrorKind::NoSpace, "save old content", "store").saying(message));
+            }
+            let Some(oldest) = oldest else {
                 let message = "the store is full and there is no snapshot left to give up; enlarge the store";
                 return Err(Error::new(ErrorKind::NoSpace, "save old content", "store").saying(message));
             };
@@ -48,6 +53,11 @@ impl Volume {
         let mut ledger = self.ledger.lock().await;
         if self.active_epoch().number != epoch || !self.active_epoch().needed.saving() {
             return Ok(());
+        }
+        if self.restore.target().is_some() {
+            // Breaking the target would leave the volume half restored: the write fails, and the restore can go on
+            // when the store works again.
+            return Err(cause);
         }
         let (reason, sentence) = match cause.kind() {
             ErrorKind::NoSpace => (BrokenReason::StoreFull, "the store was full"),
@@ -93,6 +103,7 @@ impl Volume {
         }
         self.stats.snapshots_broken.add(broken.len() as u64);
         self.set_horizon(ledger.horizon());
+        ledger.may_be_dead = true;
         if ledger.horizon() == Epoch(u64::MAX) && self.active_epoch().needed.saving() {
             self.stop_saving(ledger).await;
         }
@@ -110,18 +121,16 @@ impl Volume {
     pub(crate) async fn free_dead<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) -> Result<bool> {
         let horizon = ledger.horizon();
         let mut changed = false;
-        while ledger.unsealed.front().is_some_and(|epoch| epoch.number < horizon && epoch.is_quiet()) {
-            self.seal_dead(ledger, disks).await?;
+        while ledger.to_seal.front().is_some_and(|frozen| frozen.map.epoch() < horizon && frozen.is_final()) {
+            self.seal_without_run(ledger, disks).await?;
             changed = true;
         }
         let state = ledger.catalog.state();
-        let dead_segment = |segment: &SegmentIndex| {
-            matches!(state.segments[*segment as usize].state, SegmentState::Data { epoch } if epoch < horizon)
-        };
+        let dead_segment = |segment: &SegmentIndex| matches!(state.segments[*segment as usize].state, SegmentState::Data { epoch } if epoch < horizon);
         let data: Vec<SegmentIndex> = (0..state.segments.len() as SegmentIndex).filter(dead_segment).collect();
-        let runs: Vec<u64> =
-            state.runs.values().filter(|run| run.last_epoch < horizon).map(|run| run.run).collect();
+        let runs: Vec<u64> = state.runs.values().filter(|run| run.last_epoch < horizon).map(|run| run.run).collect();
         if data.is_empty() && runs.is_empty() {
+            ledger.may_be_dead = false;
             return Ok(changed);
         }
         let view = self.view_now();

@@ -6,21 +6,17 @@
 //!   written there: after a crash nothing refers to it.
 //! - Broken snapshots are always the oldest ones.
 
+use super::seal::Frozen;
 use super::Volume;
 use crate::catalog::record::{encode_items, RECORD_ITEMS_BYTES_MAX};
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
-use crate::epoch::EpochState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState, SnapshotRecord};
 use crate::lane::Handed;
 use crate::snapshot::{Snapshot, SnapshotName};
 use crate::units::{Epoch, SegmentIndex};
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
-
-/// Segments kept back for runs, so that sealing can make room when lanes have used everything else.
-pub(crate) const SEGMENTS_KEPT_FOR_RUNS: usize = 4;
 
 /// What the ledger's lock guards.
 pub(crate) struct Ledger {
@@ -28,22 +24,36 @@ pub(crate) struct Ledger {
     free: BTreeSet<SegmentIndex>,
     /// Where the search for the next free segment goes on.
     cursor: SegmentIndex,
-    /// Epochs that are over and whose entries no run holds yet, oldest first.
-    pub(crate) unsealed: VecDeque<Arc<EpochState>>,
+    /// Maps whose entries no run holds yet and that change no more, oldest first.
+    pub(crate) to_seal: VecDeque<Frozen>,
     /// Two groups were joined: younger duplicates may be dropped.
     pub(crate) groups_joined: bool,
+    /// The horizon has risen: segments and runs of older epochs can be freed.
+    pub(crate) may_be_dead: bool,
     next_run: u64,
+    /// Segments that lanes leave for runs, so that sealing can go on when the store is full.
+    kept_for_runs: usize,
 }
 
 impl Ledger {
-    /// A ledger over a catalog none of whose free segments anybody reads.
-    pub(crate) fn new(catalog: Catalog) -> Ledger {
+    /// A ledger over a catalog none of whose free segments anybody reads. `kept_for_runs`: see the field.
+    pub(crate) fn new(catalog: Catalog, kept_for_runs: usize) -> Ledger {
         let state = catalog.state();
         let free = (0..state.segments.len() as SegmentIndex)
             .filter(|&segment| matches!(state.segments[segment as usize].state, SegmentState::Free))
             .collect();
-        let next_run = state.runs.keys().last().map_or(1, |run| run + 1);
-        Ledger { catalog, free, cursor: 0, unsealed: VecDeque::new(), groups_joined: true, next_run }
+        // A session's run ids are its own, so that not even a recovery that crashed and was repeated uses one twice.
+        let next_run = catalog.superblock().session << 32;
+        Ledger {
+            catalog,
+            free,
+            cursor: 0,
+            to_seal: VecDeque::new(),
+            groups_joined: false,
+            may_be_dead: true,
+            next_run,
+            kept_for_runs,
+        }
     }
 
     pub(crate) fn free_count(&self) -> usize {
@@ -189,20 +199,19 @@ impl Volume {
             return Ok(false);
         }
         if must && held == 0 {
-            self.make_room(ledger, disks, 1 + SEGMENTS_KEPT_FOR_RUNS).await?;
+            let needed = 1 + ledger.kept_for_runs;
+            self.make_room(ledger, disks, needed).await?;
         }
         // Never more than an eighth of what is free goes to one lane: small stores are shared fairly.
-        let spare = ledger.free_count().saturating_sub(SEGMENTS_KEPT_FOR_RUNS);
+        let spare = ledger.free_count().saturating_sub(ledger.kept_for_runs);
         let wanted = (self.limits.reserve_segments - held).min((spare / 8).max(usize::from(held == 0)));
         let segments = ledger.take(wanted.min(spare));
         if segments.is_empty() {
             return Ok(false);
         }
         let items = ledger.segment_items(&segments, SegmentState::Lane { lane }, 1);
-        if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
-            // In doubt: the segments stay out of use until the next attach looks again.
-            return Err(error);
-        }
+        // On an error the hand-out is in doubt: the segments stay out of use until the next attach looks again.
+        ledger.catalog.append(&disks.store, &items).await?;
         let handed = segments.iter().map(|&segment| Handed { segment, incarnation: ledger.incarnation(segment) });
         let handed: Vec<Handed> = handed.collect();
         self.lanes[lane as usize].reserve.lock().expect("no holder of this lock panics").extend(handed);

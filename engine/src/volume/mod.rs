@@ -8,6 +8,7 @@
 //! - The active epoch changes only while the gate is closed and drained.
 //! - The catalog on the store is never behind what the write path relies on.
 
+mod background;
 mod check;
 mod create;
 mod cut;
@@ -27,7 +28,7 @@ mod retire;
 mod seal;
 mod switch;
 
-pub use check::{CheckOptions, Finding};
+pub use check::{check_store, CheckOptions, Finding};
 pub use create::{create, destroy, inspect, StoreInfo};
 pub use options::{Accept, BrokenLog, CreateOptions, Limits, OpenOptions};
 pub use restore::RestoreProgress;
@@ -47,7 +48,7 @@ use ledger::Ledger;
 use restore::RestoreState;
 use retire::Retired;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
 /// Where segments lie; fixed for the life of a store.
@@ -103,6 +104,7 @@ pub struct Volume {
     size_bytes: AtomicU64,
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
+    background_failures: AtomicU32,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }

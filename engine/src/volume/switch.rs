@@ -5,6 +5,7 @@
 //! - The new epoch's map is in the view before its number is announced: no entry is ever published out of sight.
 
 use super::ledger::Ledger;
+use super::seal::Frozen;
 use super::Volume;
 use crate::deadline::Deadline;
 use crate::epoch::EpochState;
@@ -31,7 +32,7 @@ impl Volume {
         assert!(before.number < number);
         // Sequentially consistent: pairs with the count of records in flight, see the head of epoch.rs.
         self.active_number.store(number.0, Ordering::SeqCst);
-        ledger.unsealed.push_back(before);
+        ledger.to_seal.push_back(Frozen::whole_epoch(before));
         self.work.notify();
     }
 
