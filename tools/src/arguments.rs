@@ -5,7 +5,7 @@
 //! - Names are checked while parsing, so that no verb ever sees an illegal one.
 
 use crate::names::{SnapshotPath, Target, VolumeName};
-use crate::output::bytes::parse_bytes;
+use crate::output::bytes::{parse_bytes, parse_segment_bytes};
 use cairn_target::control::api::FREEZE_TIMEOUT_MS_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -134,8 +134,8 @@ pub struct Create {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub store_size: Option<u64>,
     /// Size of a segment, the piece in which the store is handed out
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub segment_size: Option<u64>,
+    #[arg(long, value_name = "SIZE", value_parser = parse_segment_bytes)]
+    pub segment_size: Option<u32>,
     /// Overwrite whatever the store holds
     #[arg(long)]
     pub force: bool,

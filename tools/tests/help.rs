@@ -69,7 +69,7 @@ fn every_exit_code_is_in_the_help_and_in_the_manual() {
     let help = Place::new().done(&["--help"]).stdout;
     let manual = include_str!("../../docs/OPERATIONS.md");
     for code in 0..=13 {
-        let in_help = help.lines().any(|line| line.trim_start().split_whitespace().next() == Some(&code.to_string()));
+        let in_help = help.lines().any(|line| line.split_whitespace().next() == Some(&code.to_string()));
         assert!(in_help, "{code} is not in the help");
         assert!(manual.contains(&format!("\n| {code} |")), "{code} is not in docs/OPERATIONS.md");
     }

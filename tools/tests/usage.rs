@@ -59,13 +59,15 @@ fn a_volume_that_does_not_exist_is_not_found() {
 fn a_volume_that_is_not_attached_says_so_and_how_to_attach_it() {
     let place = Place::new();
     place.configure("v");
-    for arguments in [&["detach", "v"], &["stat", "v"], &["grow", "v"], &["show", "v@s"], &["snapshot", "v@s"]] {
+    for arguments in [&["detach", "v"], &["stat", "v"], &["grow", "v"], &["snapshot", "v@s"]] {
         let said = place.fails(arguments, 6, "not-attached");
         assert!(said.contains("cairn attach v"), "{said}");
     }
     let shown = place.json(&["show", "v"]);
     assert_eq!(shown["attached"], false);
     assert!(shown["volume"].is_null() && shown["snapshots"].is_null());
+    assert!(shown["store_error"].as_str().expect("a reason").contains("no.store"));
+    place.fails(&["show", "v@s"], 3, "not-found");
     let listed = place.json(&["list"]);
     assert_eq!(listed["volumes"][0]["name"], "v");
     assert_eq!(listed["volumes"][0]["attached"], false);

@@ -10,13 +10,13 @@ use cairn_target::control::api::{CheckReport, CheckRequest, Severity};
 
 pub fn run(context: &Context, arguments: &Check) -> Outcome {
     let (what, report) = match (&arguments.store, &arguments.volume) {
-        (Some(store), _) => (store.display().to_string(), offline::check_store(store)?),
+        (Some(store), _) => (store.display().to_string(), offline::check_store(store, arguments.data)?),
         (None, Some(name)) => {
             let config = context.config(name)?;
             let client = context.client_of(&config);
             let report = match client.is_attached() {
                 true => client.post("/v1/check", &CheckRequest { data: arguments.data }, CHECK_TIMEOUT_MS)?,
-                false => offline::check(&config, arguments.data)?,
+                false => offline::check_store(&config.store, arguments.data)?,
             };
             (name.to_string(), report)
         }

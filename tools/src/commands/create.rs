@@ -33,8 +33,9 @@ pub fn run(context: &Context, arguments: &Create) -> Outcome {
     let store = absolute(&arguments.store)?;
     check_origin(context, &origin)?;
     refuse_same(&origin, &store)?;
+    refuse_taken(context, &[&origin, &store])?;
+    offline::refuse_loops(context, &origin, &store)?;
     let store_file = prepare_store(context, arguments, &store)?;
-    offline::refuse_recursion(context, name, &origin, &store)?;
 
     let mut config = VolumeConfig::new(name, &origin, &store);
     let created = offline::create(&config, arguments.segment_size)?;
@@ -103,21 +104,38 @@ fn refuse_unfit(path: &Path, role: &str, in_use: bool, why_not: &[String]) -> Ou
 
 /// One disk cannot be both: the store would overwrite the origin.
 fn refuse_same(origin: &Path, store: &Path) -> Outcome {
-    let (Ok(a), Ok(b)) = (std::fs::metadata(origin), std::fs::metadata(store)) else {
+    if !is_same(origin, store) {
         return Ok(());
-    };
-    let same_device = a.file_type().is_block_device() && b.file_type().is_block_device() && a.rdev() == b.rdev();
-    let same_file = a.dev() == b.dev() && a.ino() == b.ino();
-    if same_device || same_file {
-        return Err(Failure::new(
-            ExitCode::Refused,
-            format!(
-                "{}: is the origin, and cannot be the store too. Take another device, or a file on another one.",
-                store.display()
-            ),
-        ));
+    }
+    Err(Failure::new(
+        ExitCode::Refused,
+        format!(
+            "{}: is the origin, and cannot be the store too. Take another device, or a file on another one.",
+            store.display()
+        ),
+    ))
+}
+
+/// A disk belongs to one volume, in one role; not even `--force` overrules that.
+fn refuse_taken(context: &Context, paths: &[&Path]) -> Outcome {
+    for (taken, role) in super::devices::roles(context)? {
+        if let Some(path) = paths.iter().find(|path| is_same(path, &taken)) {
+            return Err(Failure::new(
+                ExitCode::Refused,
+                format!("{}: is {role} already. Take another, or destroy that volume first.", path.display()),
+            ));
+        }
     }
     Ok(())
+}
+
+/// Whether two paths lead to one device or file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let (Ok(one), Ok(other)) = (std::fs::metadata(one), std::fs::metadata(other)) else {
+        return false;
+    };
+    let are_devices = one.file_type().is_block_device() && other.file_type().is_block_device();
+    (are_devices && one.rdev() == other.rdev()) || (one.dev() == other.dev() && one.ino() == other.ino())
 }
 
 /// Makes the store fit to be written, or says why it must not be. Gives the file where one had to be made.

@@ -30,7 +30,7 @@ pub fn run(context: &Context, arguments: &Destroy) -> Outcome {
         arguments.volume,
         config.origin.display()
     ))?;
-    let store_erased = match offline::destroy(&config) {
+    let store_erased = match offline::erase_store(&config.store) {
         Ok(()) => true,
         Err(failure) if arguments.force => {
             context.output.warn(&format!("the store was not erased: {failure}"));

@@ -4,6 +4,7 @@ use crate::arguments::Show;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
 use crate::names::{SnapshotPath, Target, VolumeName};
+use crate::offline;
 use crate::output::bytes::format_bytes;
 use crate::output::table::{fields, table};
 use cairn_target::config::VolumeConfig;
@@ -17,8 +18,10 @@ struct Answer {
     config: VolumeConfig,
     /// Null where the volume is detached.
     volume: Option<VolumeReport>,
-    /// Oldest first; null where the volume is detached.
+    /// Oldest first; null where the store cannot be read.
     snapshots: Option<Vec<SnapshotReport>>,
+    /// Why the store of a detached volume cannot be read; null where it can.
+    store_error: Option<String>,
 }
 
 pub fn run(context: &Context, arguments: &Show) -> Outcome {
@@ -36,17 +39,26 @@ fn show_volume(context: &Context, name: &VolumeName) -> Outcome {
         Err(failure) if failure.code == ExitCode::NotAttached => None,
         Err(failure) => return Err(failure),
     };
-    let snapshots = match &volume {
-        Some(_) => Some(client.get::<SnapshotList>("/v1/snapshots")?.snapshots),
-        None => None,
+    let (snapshots, store_error) = match &volume {
+        Some(_) => (Some(client.get::<SnapshotList>("/v1/snapshots")?.snapshots), None),
+        None => match offline::snapshots(&config.store) {
+            Ok(snapshots) => (Some(snapshots), None),
+            Err(failure) => (None, Some(failure.message)),
+        },
     };
-    let answer = Answer { name: config.name.clone(), attached: volume.is_some(), config, volume, snapshots };
+    let name = config.name.clone();
+    let answer = Answer { name, attached: volume.is_some(), config, volume, snapshots, store_error };
     context.output.answer(&answer, volume_text)
 }
 
 fn show_snapshot(context: &Context, path: &SnapshotPath) -> Outcome {
-    let list: SnapshotList = context.client(&path.volume)?.get("/v1/snapshots")?;
-    let found = list.snapshots.into_iter().find(|snapshot| snapshot.name == path.snapshot);
+    let config = context.config(&path.volume)?;
+    let snapshots = match context.client_of(&config).get::<SnapshotList>("/v1/snapshots") {
+        Ok(list) => list.snapshots,
+        Err(failure) if failure.code == ExitCode::NotAttached => offline::snapshots(&config.store)?,
+        Err(failure) => return Err(failure),
+    };
+    let found = snapshots.into_iter().find(|snapshot| snapshot.name == path.snapshot);
     let snapshot = found.ok_or_else(|| {
         Failure::new(ExitCode::NotFound, format!("{path}: no such snapshot; see `cairn show {}`", path.volume))
     })?;
@@ -63,43 +75,10 @@ pub fn state_word(state: VolumeState) -> &'static str {
 }
 
 fn volume_text(answer: &Answer) -> String {
-    let config = &answer.config;
-    let Some(volume) = &answer.volume else {
-        return fields(&[
-            ("volume", answer.name.clone()),
-            ("state", format!("detached; attach it: cairn attach {}", answer.name)),
-            ("origin", config.origin.display().to_string()),
-            ("store", config.store.display().to_string()),
-        ]);
+    let mut text = match &answer.volume {
+        Some(volume) => attached_text(volume),
+        None => detached_text(answer),
     };
-    let state = match &volume.state_reason {
-        Some(reason) => format!("{}: {reason}", state_word(volume.state)),
-        None => state_word(volume.state).to_owned(),
-    };
-    let store = &volume.store;
-    let mut lines = vec![
-        ("volume", volume.name.clone()),
-        ("state", format!("attached since {}, {state}", volume.attached_at)),
-        ("size", format_bytes(volume.size_bytes)),
-        ("origin", volume.origin.path.clone()),
-        (
-            "store",
-            format!(
-                "{}, {}: {} used, {} free",
-                store.path,
-                format_bytes(store.size_bytes),
-                format_bytes(store.used_bytes),
-                format_bytes(store.free_bytes)
-            ),
-        ),
-    ];
-    lines.extend(volume.device.clone().map(|device| ("device", device)));
-    lines.extend(volume.nbd_uri.clone().map(|uri| ("nbd", uri)));
-    if let Some(restore) = &volume.restore {
-        let percent = restore.done_bytes * 100 / restore.total_bytes.max(1);
-        lines.push(("restore", format!("to {}, {percent} % moved; undo: {}", restore.snapshot, restore.before)));
-    }
-    let mut text = fields(&lines);
     let snapshots = answer.snapshots.as_deref().unwrap_or_default();
     if !snapshots.is_empty() {
         let rows: Vec<[String; 5]> = snapshots.iter().map(snapshot_row).collect();
@@ -107,6 +86,40 @@ fn volume_text(answer: &Answer) -> String {
         text.push_str(&table(["SNAPSHOT", "TAKEN", "SIZE", "CONSISTENCY", "STATE"], &rows));
     }
     text
+}
+
+fn detached_text(answer: &Answer) -> String {
+    let store = answer.config.store.display();
+    fields(&[
+        ("volume", answer.name.clone()),
+        ("state", format!("detached; attach it: cairn attach {}", answer.name)),
+        ("origin", answer.config.origin.display().to_string()),
+        ("store", answer.store_error.as_ref().map_or(store.to_string(), |error| format!("cannot be read: {error}"))),
+    ])
+}
+
+fn attached_text(volume: &VolumeReport) -> String {
+    let state = match &volume.state_reason {
+        Some(reason) => format!("{}: {reason}", state_word(volume.state)),
+        None => state_word(volume.state).to_owned(),
+    };
+    let store = &volume.store;
+    let (size, used, free) =
+        (format_bytes(store.size_bytes), format_bytes(store.used_bytes), format_bytes(store.free_bytes));
+    let mut lines = vec![
+        ("volume", volume.name.clone()),
+        ("state", format!("attached since {}, {state}", volume.attached_at)),
+        ("size", format_bytes(volume.size_bytes)),
+        ("origin", volume.origin.path.clone()),
+        ("store", format!("{}, {size}: {used} used, {free} free", store.path)),
+    ];
+    lines.extend(volume.device.clone().map(|device| ("device", device)));
+    lines.extend(volume.nbd_uri.clone().map(|uri| ("nbd", uri)));
+    if let Some(restore) = &volume.restore {
+        let percent = restore.done_bytes * 100 / restore.total_bytes.max(1);
+        lines.push(("restore", format!("to {}, {percent} % moved; undo: {}", restore.snapshot, restore.before)));
+    }
+    fields(&lines)
 }
 
 fn snapshot_row(snapshot: &SnapshotReport) -> [String; 5] {

@@ -4,6 +4,8 @@
 //! - Reads only; at most two mebibytes.
 //! - A disk is blank only where no mark is known **and** its first mebibyte is all zeroes: when in doubt, it has data.
 
+use cairn_engine::format::geometry::{SUPERBLOCK_A_BYTES, SUPERBLOCK_B_BYTES};
+use cairn_engine::format::superblock;
 use serde::Serialize;
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -46,8 +48,9 @@ const fn labelled(kind: &'static str, offset_bytes: i64, magic: &'static [u8], a
 }
 
 /// Ordered: what is more specific, or covers the rest, comes first.
-const MARKS: [Mark; 29] = [
-    mark(CAIRN_STORE, 0, b"CAIRNSTO"),
+const MARKS: [Mark; 30] = [
+    mark(CAIRN_STORE, SUPERBLOCK_A_BYTES as i64, &superblock::MAGIC),
+    mark(CAIRN_STORE, SUPERBLOCK_B_BYTES as i64, &superblock::MAGIC),
     mark("LUKS", 0, b"LUKS\xba\xbe"),
     mark("LVM2", 512, b"LABELONE"),
     mark("LVM2", 0, b"LABELONE"),

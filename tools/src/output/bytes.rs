@@ -1,5 +1,7 @@
 //! Sizes as people write and read them; powers of 1024 throughout.
 
+use cairn_engine::format::geometry::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+
 const UNITS: [(&str, u32); 5] = [("P", 50), ("T", 40), ("G", 30), ("M", 20), ("K", 10)];
 
 /// Bytes from `123`, `4096B`, `20G`, `1.5T`, `512MiB`.
@@ -19,6 +21,17 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let scale = 10u128.pow(fraction.len() as u32);
     let value = format!("{whole}{fraction}").parse::<u128>().map_err(|_| wrong())?;
     u64::try_from((value << shift) / scale).map_err(|_| format!("{text:?} is more than Linux can address"))
+}
+
+/// Bytes of a segment: what the format allows.
+pub fn parse_segment_bytes(text: &str) -> Result<u32, String> {
+    let bytes = parse_bytes(text)?;
+    let range = u64::from(SEGMENT_BYTES_MIN)..=u64::from(SEGMENT_BYTES_MAX);
+    if !bytes.is_power_of_two() || !range.contains(&bytes) {
+        let (least, most) = (format_bytes(*range.start()), format_bytes(*range.end()));
+        return Err(format!("a segment is a power of two between {least} and {most}"));
+    }
+    Ok(u32::try_from(bytes).expect("the range fits 32 bits"))
 }
 
 /// `1.5 GiB`: three digits are enough for people; programs read JSON.
