@@ -7,6 +7,7 @@
 use cairn_engine::disk::Disk;
 use cairn_engine::error::Result;
 use cairn_target::device::{Access, Device};
+use cairn_target::nbd::Export;
 use cairn_target::ublk::service::{Service, ServiceFactory};
 use cairn_target::ublk::{Options, Origin, QueueDisk, QueueRing, Shape, UblkDevice};
 use libublk::UblkError;
@@ -15,7 +16,19 @@ use std::sync::Arc;
 
 struct Passthrough(QueueDisk);
 
-impl Service for Passthrough {
+impl Export for Passthrough {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+    fn sector_bytes(&self) -> u32 {
+        self.0.sector_bytes()
+    }
+    fn read_only(&self) -> bool {
+        false
+    }
+    fn can_discard(&self) -> bool {
+        self.0.discard_bytes_max() > 0
+    }
     async fn read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
         self.0.read(offset_bytes, buffer).await
     }
@@ -38,6 +51,9 @@ impl Service for Passthrough {
     async fn flush(&self) -> Result<()> {
         self.0.flush().await
     }
+}
+
+impl Service for Passthrough {
     async fn tick(&self) -> Result<()> {
         Ok(())
     }

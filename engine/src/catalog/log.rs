@@ -39,8 +39,8 @@ pub struct LogReader<'a, D> {
     buffer: AlignedBuffer,
     buffer_start_bytes: u64,
     buffer_length_bytes: usize,
-    /// Why the first block in the buffer that could not be read could not.
-    read_error: Option<Error>,
+    /// Address of the last 4 KiB block in the buffer that could not be read, and why.
+    read_error: Option<(u64, Error)>,
 }
 
 impl<'a, D: Disk> LogReader<'a, D> {
@@ -74,8 +74,10 @@ impl<'a, D: Disk> LogReader<'a, D> {
             return Err(self.lost(&format!("record {sequence} is lost, but byte {address_bytes} holds a later one")));
         }
         match self.read_error.take() {
-            Some(error) => Err(error.saying("the end of the catalog cannot be read")),
-            None => Ok(None),
+            Some((address_bytes, error)) if address_bytes >= self.position_bytes => {
+                Err(error.saying("the end of the catalog cannot be read"))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -163,7 +165,7 @@ impl<'a, D: Disk> LogReader<'a, D> {
             let address_bytes = start_bytes + (index * RECORD_ALIGN_BYTES) as u64;
             if let Err(error) = self.store.read(address_bytes, block).await {
                 block.fill(0);
-                self.read_error.get_or_insert(error);
+                self.read_error = Some((address_bytes, error));
             }
         }
     }

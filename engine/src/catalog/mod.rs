@@ -9,6 +9,8 @@
 //!   older state.
 
 pub mod log;
+#[cfg(test)]
+pub(crate) mod memory_disk;
 pub mod record;
 pub mod state;
 #[cfg(test)]
@@ -133,11 +135,17 @@ impl Catalog {
         self.repairs
     }
 
-    /// Makes `items` durable in one record, all or none, and applies them.
+    /// Would the catalog take these items? `Corrupt` where they contradict the state, `NoSpace` where it is full.
+    pub fn admit(&self, items: &[Item]) -> Result<()> {
+        self.state_after(items).map(|_| ())
+    }
+
+    /// Makes `items` durable, all or none, and applies them. What does not fit in a record goes out as a checkpoint.
     ///
-    /// `Corrupt` where they contradict the state and `NoSpace` where the catalog is full: nothing was written. Any
-    /// other error leaves them in doubt: they are not in the state, but a crash may bring them back. A caller for whom
-    /// that is not harmless (the cut) applies them by [`Catalog::apply_in_memory`]. The next append settles the doubt.
+    /// `Corrupt` or `NoSpace` as of [`Catalog::admit`], or `ReadOnly`: nothing was written.
+    /// Any other error leaves them in doubt: they are not in the state, but a crash may bring them back. A caller for
+    /// whom that is not harmless (the cut) applies them by [`Catalog::apply_in_memory`]. The next append settles
+    /// the doubt.
     pub async fn append<D: Disk>(&mut self, store: &D, items: &[Item]) -> Result<()> {
         assert!(!items.is_empty(), "an empty record says nothing");
         let encoded = record::encode_items(items);
@@ -179,7 +187,7 @@ impl Catalog {
     pub async fn compact<D: Disk>(&mut self, store: &D) -> Result<()> {
         self.prepare(store, true).await?;
         let state = std::mem::take(&mut self.state);
-        let result = self.switch_area(store, &state).await;
+        let result = self.switch_area(store, &state, !self.doubt).await;
         self.state = state;
         self.failed &= result.is_err();
         result
@@ -211,7 +219,7 @@ impl Catalog {
 
     async fn append_encoded<D: Disk>(&mut self, store: &D, encoded: &[u8], next: State) -> Result<()> {
         self.prepare(store, true).await?;
-        if self.doubt {
+        if self.doubt || encoded.len() > RECORD_ITEMS_BYTES_MAX {
             return self.replace_state(store, next).await;
         }
         let length_bytes = 2 * record::record_bytes(encoded.len()) as u64;
@@ -232,7 +240,7 @@ impl Catalog {
     }
 
     async fn replace_state<D: Disk>(&mut self, store: &D, next: State) -> Result<()> {
-        self.switch_area(store, &next).await?;
+        self.switch_area(store, &next, false).await?;
         self.state = next;
         Ok(())
     }
@@ -267,15 +275,16 @@ impl Catalog {
         Ok(())
     }
 
-    /// Writes `state` to the other area and points the superblock there.
-    async fn switch_area<D: Disk>(&mut self, store: &D, state: &State) -> Result<()> {
+    /// Writes `state` to the other area and points the superblock there. `repeats_log`: the current log adds up to
+    /// exactly this state, and may stand in for the checkpoint.
+    async fn switch_area<D: Disk>(&mut self, store: &D, state: &State, repeats_log: bool) -> Result<()> {
         let generation = self.superblock.catalog.generation_reserved + 1;
         self.write_superblock(store, |superblock| superblock.catalog.generation_reserved = generation).await?;
         let log = LogIdentity { store_id: self.superblock.store_id, generation };
         let area = self.superblock.area_other();
         let written = write_checkpoint(store, area, log, state).await?;
         let before = self.superblock.catalog;
-        let previous = if self.doubt { (0, 0) } else { (before.generation, self.sequence) };
+        let previous = if repeats_log { (before.generation, self.sequence) } else { (0, 0) };
         let place = CatalogPlace {
             area_current: 1 - before.area_current,
             generation,

@@ -137,7 +137,7 @@ pub fn claimed_length_bytes(log: LogIdentity, bytes: &[u8]) -> Option<usize> {
     let ours = header.magic.get() == MAGIC
         && header.store_id == log.store_id
         && header.generation.get() == log.generation
-        && length_bytes % RECORD_ALIGN_BYTES == 0
+        && length_bytes.is_multiple_of(RECORD_ALIGN_BYTES)
         && (RECORD_ALIGN_BYTES..=RECORD_BYTES_MAX).contains(&length_bytes);
     ours.then_some(length_bytes)
 }

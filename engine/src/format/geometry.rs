@@ -115,7 +115,7 @@ impl Geometry {
 
     /// Names the first field that makes no sense.
     pub fn check(&self) -> std::result::Result<(), &'static str> {
-        if self.store_bytes % 4096 != 0 {
+        if !self.store_bytes.is_multiple_of(4096) {
             return Err("store_bytes");
         }
         let bytes = self.segment_bytes;
@@ -137,7 +137,7 @@ impl Geometry {
     }
 
     fn check_no_overlap(&self) -> std::result::Result<(), &'static str> {
-        if self.segments_base_bytes % 4096 != 0 {
+        if !self.segments_base_bytes.is_multiple_of(4096) {
             return Err("segments_base_bytes");
         }
         let segments_bytes = u64::from(self.segment_bytes) * u64::from(self.segment_count);

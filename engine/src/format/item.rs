@@ -32,9 +32,10 @@ pub struct VolumeFacts {
 }
 
 /// At which kind of point a snapshot was taken (mission A8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Consistency {
     /// As after a power cut.
+    #[default]
     Crash,
     /// The filesystem was frozen.
     Filesystem,
@@ -199,6 +200,11 @@ pub enum Item {
         /// The sequence.
         sequence: u64,
     },
+    /// No run up to this one is ever made again.
+    RunFloor {
+        /// The highest identity used so far.
+        run: u64,
+    },
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -303,6 +309,7 @@ mod tag {
     pub const SAMPLE: u16 = 12;
     pub const SAMPLE_RESET: u16 = 13;
     pub const LANE_INDEXED: u16 = 14;
+    pub const RUN_FLOOR: u16 = 15;
 }
 
 /// Appends the item's bytes.
@@ -327,6 +334,7 @@ pub fn encode(item: &Item, bytes: &mut Vec<u8>) {
         Item::RestoreMoved { start_block, count_blocks } => {
             put_pair(bytes, tag::RESTORE_MOVED, *start_block, *count_blocks)
         }
+        Item::RunFloor { run } => put(bytes, tag::RUN_FLOOR, U64::new(*run).as_bytes(), &[]),
         Item::RestoreEnd => put(bytes, tag::RESTORE_END, &[], &[]),
         Item::WatchAdd { block, hashes } => {
             let image = WatchImage { block: (*block).into(), hashes: hashes.map(U64::new) };
@@ -394,6 +402,7 @@ fn decode(tag: u16, payload: &[u8]) -> Result<Option<Item>> {
             let lane = u16::try_from(pair.first.get()).map_err(|_| nonsense("a lane"))?;
             Item::LaneIndexed { lane, sequence: pair.second.get() }
         }
+        tag::RUN_FLOOR => Item::RunFloor { run: whole::<U64>(payload)?.get() },
         skippable if skippable & TAG_SKIPPABLE != 0 => return Ok(None),
         unknown => {
             return Err(Error::new(ErrorKind::TooNew, "read the catalog", "store")
@@ -557,4 +566,101 @@ fn decode_run(image: &RunImage) -> Item {
         first_block: image.first_block.get(),
         last_block: image.last_block.get(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_of_each() -> Vec<Item> {
+        let snapshot = SnapshotRecord {
+            epoch: Epoch(5),
+            created_unix_ms: 6,
+            size_bytes: 7,
+            flags: SNAPSHOT_AUTOMATIC,
+            consistency: Consistency::Application,
+            broken: Some(BrokenReason::OriginChanged),
+            name: "n\u{e4}chtlich".into(),
+            reason: "x".repeat(TEXT_BYTES_MAX),
+        };
+        let run = RunRecord {
+            run: 1,
+            first_epoch: Epoch(2),
+            last_epoch: Epoch(3),
+            entries: 4,
+            pages: 5,
+            height: 6,
+            first_block: 7,
+            last_block: 8,
+        };
+        let segments = |state| Item::Segments { first: 1, count: 2, state, incarnation: 3 };
+        vec![
+            Item::Volume(VolumeFacts { size_bytes: 512, active_epoch: Epoch(9), flush_failed: true }),
+            Item::SnapshotPut(snapshot),
+            Item::SnapshotDelete { epoch: Epoch(1) },
+            segments(SegmentState::Free),
+            segments(SegmentState::Lane { lane: 65_535 }),
+            segments(SegmentState::Data { epoch: Epoch(u64::MAX) }),
+            segments(SegmentState::Run { run: 1, ordinal: 2 }),
+            Item::RunPut(run),
+            Item::RunDelete { run: 2 },
+            Item::RestorePut { target_epoch: Epoch(1), before_epoch: Epoch(2), cursor_block: 3 },
+            Item::RestoreMoved { start_block: 4, count_blocks: 5 },
+            Item::RestoreEnd,
+            Item::WatchAdd { block: 1, hashes: [1, 2, 3, 4, 5, 6, 7, 8] },
+            Item::WatchReset,
+            Item::Sample { block: 1, hash: 2 },
+            Item::SampleReset,
+            Item::LaneIndexed { lane: 1, sequence: 2 },
+            Item::RunFloor { run: 3 },
+        ]
+    }
+
+    fn encoded(items: &[Item]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        items.iter().for_each(|item| encode(item, &mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn every_item_survives_its_bytes() {
+        let items = one_of_each();
+        assert_eq!(decode_all(&encoded(&items)).expect("decoded"), items);
+    }
+
+    #[test]
+    fn any_bytes_decode_to_items_or_a_typed_error() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let good = encoded(&one_of_each());
+        for _ in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..random.usize(1..4) {
+                let place = random.usize(..bytes.len());
+                bytes[place] = random.u8(..);
+            }
+            bytes.truncate(random.usize(..=bytes.len()));
+            let mut noise = vec![0; random.usize(..300)];
+            random.fill(&mut noise);
+            if noise.len() > 2 {
+                noise[0] %= 16;
+                noise[1] = 0;
+            }
+            for bytes in [bytes, noise] {
+                match decode_all(&bytes) {
+                    Ok(items) => assert_eq!(decode_all(&encoded(&items)).expect("decoded"), items),
+                    Err(error) => assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_items_are_skipped_only_where_they_may_be() {
+        let mut bytes = encoded(&[Item::RestoreEnd]);
+        put(&mut bytes, TAG_SKIPPABLE | 900, b"whatever", &[]);
+        bytes.extend(encoded(&[Item::WatchReset]));
+        assert_eq!(decode_all(&bytes).expect("decoded"), [Item::RestoreEnd, Item::WatchReset]);
+        put(&mut bytes, 900, b"whatever", &[]);
+        assert_eq!(decode_all(&bytes).expect_err("unknown").kind(), ErrorKind::TooNew);
+    }
 }

@@ -284,10 +284,10 @@ impl Superblock {
         if catalog.checkpoint_records == 0 || catalog.checkpoint_records > catalog.records_min {
             return Err("checkpoint_records");
         }
-        if catalog.checkpoint_bytes % 4096 != 0 || catalog.checkpoint_bytes > self.area().length_bytes {
+        if !catalog.checkpoint_bytes.is_multiple_of(4096) || catalog.checkpoint_bytes > self.area().length_bytes {
             return Err("checkpoint_bytes");
         }
-        if self.origin.size_bytes == 0 || self.origin.size_bytes % 512 != 0 {
+        if self.origin.size_bytes == 0 || !self.origin.size_bytes.is_multiple_of(512) {
             return Err("origin size_bytes");
         }
         if !matches!(self.origin.sector_bytes, 512 | 4096) {
@@ -401,4 +401,130 @@ pub async fn erase<D: Disk>(store: &D) -> Result<()> {
         store.write_durable(address_bytes, &zeroes).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::memory_disk::{run, MemoryDisk};
+    use crate::format::geometry::AREA_BYTES_MIN;
+
+    fn store() -> (MemoryDisk, Superblock) {
+        let disk = MemoryDisk::new(2 << 20);
+        let geometry = Geometry::plan_with_area(2 << 20, 64 << 10, AREA_BYTES_MIN).expect("it fits");
+        let origin = OriginIdentity { size_bytes: 1 << 30, sector_bytes: 4096 };
+        let mut superblock = Superblock::new([1; 16], [2; 16], geometry, origin);
+        superblock.catalog.generation = 3;
+        superblock.catalog.generation_reserved = 4;
+        superblock.catalog.checkpoint_records = 1;
+        superblock.catalog.checkpoint_bytes = 8192;
+        superblock.catalog.records_min = 2;
+        superblock.session = 5;
+        superblock.host_id = [6; 16];
+        superblock.boot_id = [7; 16];
+        superblock.last_activity_unix_ms = 8;
+        superblock.sample_key = [9; 32];
+        superblock.clean = false;
+        run(write_both(&disk, &mut superblock)).expect("written");
+        (disk, superblock)
+    }
+
+    /// Changes both copies and makes their checksums right again, as another program would have written them.
+    fn rewrite(disk: &MemoryDisk, change: impl Fn(&mut Image)) {
+        for address_bytes in [SUPERBLOCK_A_BYTES, SUPERBLOCK_B_BYTES] {
+            let mut bytes = disk.bytes.borrow_mut();
+            let part = &mut bytes[address_bytes as usize..][..SUPERBLOCK_BYTES];
+            let mut image = Image::read_from_bytes(part).expect("the size is right");
+            change(&mut image);
+            image.checksum = salted(Kind::Superblock, address_bytes, 0, &image.as_bytes()[CHECKSUM_END..]).into();
+            part.copy_from_slice(image.as_bytes());
+        }
+    }
+
+    fn refusal(change: impl Fn(&mut Image)) -> Error {
+        let (disk, _) = store();
+        rewrite(&disk, change);
+        run(read(&disk)).expect_err("refused")
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (disk, superblock) = store();
+        let found = run(read(&disk)).expect("read");
+        assert_eq!(found.superblock, superblock);
+        assert_eq!((found.damaged_copy, found.read_only), (None, false));
+    }
+
+    #[test]
+    fn the_newest_whole_copy_counts() {
+        let (disk, mut superblock) = store();
+        let old = disk.bytes.borrow()[..4096].to_vec();
+        superblock.session = 77;
+        run(write_both(&disk, &mut superblock)).expect("written");
+        disk.bytes.borrow_mut()[..4096].copy_from_slice(&old);
+        let found = run(read(&disk)).expect("read");
+        assert_eq!((found.superblock.session, found.damaged_copy), (77, Some(SUPERBLOCK_A_BYTES)));
+        disk.bytes.borrow_mut()[SUPERBLOCK_B_BYTES as usize + 500] ^= 1;
+        let found = run(read(&disk)).expect("read");
+        assert_eq!((found.superblock.session, found.damaged_copy), (5, Some(SUPERBLOCK_B_BYTES)));
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_says_which() {
+        let error = refusal(|image| image.version = 2.into());
+        assert_eq!(error.kind(), ErrorKind::TooNew);
+        assert!(error.message().contains("version 2"));
+        let error = refusal(|image| image.incompatible = 0x40.into());
+        assert_eq!(error.kind(), ErrorKind::TooNew);
+        assert!(error.message().contains("0x40"));
+    }
+
+    #[test]
+    fn features_to_read_beside_make_the_store_read_only() {
+        let (disk, _) = store();
+        rewrite(&disk, |image| image.read_only_compatible = 1.into());
+        assert!(run(read(&disk)).expect("read").read_only);
+        rewrite(&disk, |image| {
+            image.read_only_compatible = 0.into();
+            image.compatible = 1.into();
+        });
+        assert!(!run(read(&disk)).expect("read").read_only);
+    }
+
+    #[test]
+    fn fields_that_make_no_sense_are_corrupt_and_named() {
+        type Change = fn(&mut Image);
+        let changes: [(&str, Change); 8] = [
+            ("segment_bytes", |image| image.segment_bytes = 65_537.into()),
+            ("segment_count", |image| image.segment_count = 0.into()),
+            ("store_bytes", |image| image.segment_count = u32::MAX.into()),
+            ("catalog area offset", |image| image.areas[1].offset_bytes = 512.into()),
+            ("overlapping parts", |image| image.areas[1] = image.areas[0]),
+            ("area_current", |image| image.area_current = 2.into()),
+            ("generation", |image| image.generation = 0.into()),
+            ("origin sector_bytes", |image| image.origin_sector_bytes = 513.into()),
+        ];
+        for (field, change) in changes {
+            let error = refusal(change);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{field}");
+            assert!(error.message().contains(field), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_store_says_so() {
+        assert_eq!(run(read(&MemoryDisk::new(1 << 20))).expect_err("zeroes").kind(), ErrorKind::NotAStore);
+        assert_eq!(run(read(&MemoryDisk::new(512))).expect_err("tiny").kind(), ErrorKind::NotAStore);
+        let (disk, _) = store();
+        run(erase(&disk)).expect("erased");
+        assert_eq!(run(read(&disk)).expect_err("erased").kind(), ErrorKind::NotAStore);
+    }
+
+    #[test]
+    fn two_damaged_copies_are_corrupt_never_no_store() {
+        let (disk, _) = store();
+        disk.bytes.borrow_mut()[300] ^= 1;
+        disk.bytes.borrow_mut()[SUPERBLOCK_B_BYTES as usize + 3000] ^= 1;
+        assert_eq!(run(read(&disk)).expect_err("damaged").kind(), ErrorKind::Corrupt);
+    }
 }

@@ -67,11 +67,14 @@ impl Volume {
         let youngest = ledger.whole().next_back()?;
         // Behind this index lie the runs of the youngest snapshot's epochs.
         let boundary = view.runs.partition_point(|run| run.meta().last_epoch < youngest);
-        let window = if ledger.groups_joined {
+        let all_sealed = ledger.to_seal.front().is_none_or(|frozen| frozen.map.epoch() >= youngest);
+        let window = if ledger.groups_joined && all_sealed {
             ledger.groups_joined = false;
             Some(0..boundary).filter(|window| !window.is_empty())
         } else {
-            pile(&view.runs[..boundary], 0).or_else(|| pile(&view.runs[boundary..], boundary))
+            duplicates(&view.runs[..boundary], &ledger.groups())
+                .or_else(|| pile(&view.runs[..boundary], 0))
+                .or_else(|| pile(&view.runs[boundary..], boundary))
         }?;
         let entries = view.runs[window.clone()].iter().map(|run| run.meta().entries).sum();
         let count = RunLayout::segments_for(pages_for(entries).pages, self.places.segment_bytes) as usize;
@@ -157,6 +160,15 @@ impl Volume {
         }
         Ok(())
     }
+}
+
+/// Neighbours of one group but of different epochs: the younger may hold blocks that the older has.
+fn duplicates(runs: &[Arc<Run>], groups: &Groups) -> Option<Range<usize>> {
+    let start = runs.windows(2).position(|pair| {
+        let (older, younger) = (pair[0].meta().last_epoch, pair[1].meta().first_epoch);
+        older != younger && groups.of(older) == groups.of(younger)
+    })?;
+    Some(start..start + 2)
 }
 
 /// The longest tail of these runs whose first is not larger than the rest together, if it is long enough. Merging

@@ -332,16 +332,28 @@ pub struct OperationReport {
 /// What the engine did since attach.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineReport {
+    /// Requests that had to save something before they could write.
+    pub saves: u64,
     /// Blocks whose before-image was saved.
     pub saved_blocks: u64,
-    /// Saves: runs of blocks claimed and saved together.
-    pub saves: u64,
-    /// Records written to the store, the batches of group commit.
+    /// Bytes of these blocks.
+    pub saved_bytes: u64,
+    /// Records written to the store; by group commit they are fewer than saves.
     pub records: u64,
-    /// Bytes of these records.
-    pub record_bytes: u64,
     /// Snapshots taken.
     pub cuts: u64,
+    /// Snapshots given up at their deadline.
+    pub cuts_timed_out: u64,
+    /// Index runs written.
+    pub runs_written: u64,
+    /// Merges of index runs.
+    pub merges: u64,
+    /// Segments of the store that became free again.
+    pub segments_freed: u64,
+    /// Blocks moved back by restores.
+    pub restored_blocks: u64,
+    /// Snapshots broken.
+    pub snapshots_broken: u64,
 }
 
 /// GET /v1/stats, since attach.

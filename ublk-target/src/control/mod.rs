@@ -1,5 +1,12 @@
 //! The control API: HTTP/JSON on a Unix socket per volume. docs/CONTROL.md describes every endpoint.
 
 pub mod api;
+mod dispatch;
 pub mod error;
+mod handler;
+mod router;
+mod server;
 pub mod timestamp;
+
+pub use handler::ControlHandler;
+pub use server::serve;

@@ -13,7 +13,7 @@ mod syscalls;
 
 pub use backing::{backing_chain, refuse_recursion, Backing};
 pub use limits::Limits;
-pub use mounts::{mount_points_of, users_of};
+pub use mounts::{mount_point_in, mount_points_of, users_of};
 pub(crate) use syscalls::{discard_range, zero_range};
 
 use cairn_engine::error::{Error, ErrorKind, Result};

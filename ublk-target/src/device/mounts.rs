@@ -77,6 +77,11 @@ impl Mount {
     }
 }
 
+/// The mount point in one line of mountinfo.
+pub fn mount_point_in(line: &str) -> Option<PathBuf> {
+    Mount::parse(line).map(|mount| mount.point)
+}
+
 /// The names in a directory, sorted; none when it does not exist.
 pub(super) fn directory_names(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(directory)

@@ -5,7 +5,7 @@
 //!   driver would repeat for ever.
 //! - The flags are read from the unshifted word, where the driver puts them.
 
-use super::service::Service;
+use crate::nbd::Export;
 use libublk::sys;
 use std::fmt;
 
@@ -66,7 +66,7 @@ impl Request {
     }
 
     /// Serves the request; `buffer` is the tag's. Gives what the driver is told.
-    pub async fn serve(self, service: &impl Service, buffer: &mut [u8]) -> i32 {
+    pub async fn serve(self, service: &impl Export, buffer: &mut [u8]) -> i32 {
         let Request { operation, offset_bytes, length_bytes, durable } = self;
         let Ok(answer) = i32::try_from(length_bytes) else { return -libc::EINVAL };
         let transfers = matches!(operation, Operation::Read | Operation::Write);
@@ -106,7 +106,19 @@ mod tests {
 
     struct Failing;
 
-    impl Service for Failing {
+    impl Export for Failing {
+        fn size_bytes(&self) -> u64 {
+            1 << 20
+        }
+        fn sector_bytes(&self) -> u32 {
+            512
+        }
+        fn read_only(&self) -> bool {
+            false
+        }
+        fn can_discard(&self) -> bool {
+            true
+        }
         async fn read(&self, _: u64, _: &mut [u8]) -> Result<()> {
             Err(Error::new(ErrorKind::Io, "read", "origin"))
         }
@@ -120,9 +132,6 @@ mod tests {
             Ok(())
         }
         async fn flush(&self) -> Result<()> {
-            Ok(())
-        }
-        async fn tick(&self) -> Result<()> {
             Ok(())
         }
     }

@@ -8,21 +8,12 @@
 
 #![allow(async_fn_in_trait)]
 
+use crate::nbd::Export;
 use cairn_engine::error::Result;
 use libublk::UblkError;
 
-/// Serves the requests of one queue. Offsets and lengths are in bytes, multiples of the logical sector.
-pub trait Service {
-    /// Fills `buffer` from `offset_bytes`.
-    async fn read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()>;
-    /// Writes `data`; `durable` makes it so before completion.
-    async fn write(&self, offset_bytes: u64, data: &[u8], durable: bool) -> Result<()>;
-    /// Writes zeroes; `may_unmap` allows the disk to deallocate the range.
-    async fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64, durable: bool, may_unmap: bool) -> Result<()>;
-    /// The content of the range is not needed any more.
-    async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
-    /// Makes durable what completed before.
-    async fn flush(&self) -> Result<()>;
+/// Serves the requests of one queue.
+pub trait Service: Export {
     /// Called about once a second.
     async fn tick(&self) -> Result<()>;
 }
