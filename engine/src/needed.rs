@@ -37,12 +37,15 @@ impl Page {
     }
 }
 
+type Waiters = Mutex<Vec<(u64, Waker)>>;
+
 /// The map of one epoch.
 pub struct NeededMap {
     blocks: u64,
     saving: bool,
     pages: Box<[OnceLock<Box<Page>>]>,
-    waiters: Box<[Mutex<Vec<(u64, Waker)>>]>,
+    /// Who waits for a claim in which word, sharded by word.
+    waiters: Box<[Waiters]>,
 }
 
 impl NeededMap {
@@ -157,7 +160,7 @@ impl NeededMap {
         }
     }
 
-    fn shard(&self, word: u64) -> &Mutex<Vec<(u64, Waker)>> {
+    fn shard(&self, word: u64) -> &Waiters {
         &self.waiters[(word % WAITER_SHARDS) as usize]
     }
 

@@ -95,7 +95,7 @@ impl Watch {
         }
         if !items.is_empty() {
             let mut ledger = volume.ledger.lock().await;
-            if let Err(error) = ledger.append_all(&disks.store, &items).await {
+            if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
                 // Production first: at worst an attach after a crash asks the owner.
                 tracing::error!(%error, "the watch on the origin could not be kept up");
             }
@@ -136,7 +136,7 @@ impl Watch {
         *logged = read_watched(&disks.origin, &self.key, size_bytes).await?;
         let mut items = vec![Item::WatchReset];
         items.extend(watch_items(&logged));
-        volume.ledger.lock().await.append_all(&disks.store, &items).await?;
+        volume.ledger.lock().await.catalog.append(&disks.store, &items).await?;
         self.sizes_bytes[0].store(size_bytes, Ordering::Relaxed);
         Ok(())
     }

@@ -154,6 +154,7 @@ fn deleting_any_snapshot_gives_space_back_and_leaves_the_others_exact() {
                 write(&lane, block, round).await;
             }
         }
+        while volume.background_step(&lane).await.expect("background") {}
         for (gone, left) in [("s2", vec![("s1", 0), ("s3", 2), ("s4", 3)]), ("s1", vec![("s3", 2), ("s4", 3)])] {
             volume.delete(&disks, &name(gone)).await.expect("delete");
             let free = volume.stats().await.segments_free;

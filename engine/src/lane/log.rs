@@ -172,6 +172,7 @@ impl<D: Disk> Lane<D> {
         let mut shares: Vec<Share> = Vec::new();
         loop {
             let Some(epoch) = self.next_epoch(&shares) else { return };
+            self.wait_for_memory(&epoch).await;
             let room = match self.open_segment(epoch.number).await {
                 Ok(room) => room,
                 Err(error) => return self.fail(shares, error),
@@ -202,6 +203,20 @@ impl<D: Disk> Lane<D> {
             }
             epoch.record_ends();
             return;
+        }
+    }
+
+    /// Waits while too many entries are in memory that no run holds yet: memory has a bound, and the background is
+    /// writing runs.
+    async fn wait_for_memory(&self, epoch: &EpochState) {
+        loop {
+            let listener = self.volume.retry.listen();
+            let active = self.volume.active_number.load(Ordering::SeqCst) == epoch.number.0;
+            if !active || self.volume.entries_in_memory() < self.volume.limits.entries_max {
+                return;
+            }
+            self.volume.work.notify();
+            listener.await;
         }
     }
 
@@ -376,6 +391,10 @@ impl<D: Disk> Lane<D> {
             return Ok(());
         }
         let epoch = self.epoch();
+        if !self.has_room_for_confirmation(epoch.number) {
+            // Not worth a segment; the lane's next record confirms.
+            return Ok(());
+        }
         self.log.in_flight.set(true);
         let result = self.write_confirmation(&epoch).await;
         self.log.in_flight.set(false);
@@ -383,6 +402,13 @@ impl<D: Disk> Lane<D> {
             next.wake();
         }
         result
+    }
+
+    fn has_room_for_confirmation(&self, epoch: Epoch) -> bool {
+        let segment_blocks = self.volume.geometry().segment_blocks();
+        let open = self.log.segment.borrow();
+        let fits = open.as_ref().is_some_and(|open| open.epoch == epoch && open.next_block + 2 <= segment_blocks);
+        fits || !self.shared().reserve.lock().expect("no holder of this lock panics").is_empty()
     }
 
     async fn write_confirmation(&self, epoch: &Arc<EpochState>) -> Result<()> {

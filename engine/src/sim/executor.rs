@@ -188,14 +188,18 @@ impl Scheduler {
         }
     }
 
+    /// The names of the tasks that have not finished.
+    pub fn hanging(&self) -> String {
+        self.tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
     fn report_deadlock(&self, awaited: &str) -> ! {
-        let names: Vec<&str> = self.tasks.iter().map(|task| task.name.as_str()).collect();
         panic!(
             "seed {}: deadlock at step {} waiting for {awaited}: nobody is woken, no request is under way, \
              and these hang: {}",
             self.seed,
             self.steps,
-            names.join(", ")
+            self.hanging()
         );
     }
 

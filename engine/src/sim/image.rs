@@ -8,39 +8,60 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const PAGE_BYTES: usize = 4096;
-type Page = [u8; PAGE_BYTES];
+pub(super) type Page = [u8; PAGE_BYTES];
 static ZERO_PAGE: Page = [0; PAGE_BYTES];
 
-/// The bytes of one transfer; zeroes are not stored.
+/// The bytes of one transfer. Zeroes are not stored, and whole pages are shared by all who keep them.
 #[derive(Clone, Debug)]
 pub(super) enum Content {
-    Bytes(Arc<[u8]>),
     Zeroes(u64),
+    Pages(Arc<[Option<Arc<Page>>]>),
+    Bytes(Arc<[u8]>),
 }
 
 impl Content {
     pub(super) fn of(data: &[u8]) -> Content {
         if is_zero(data) {
-            Content::Zeroes(data.len() as u64)
-        } else {
-            Content::Bytes(Arc::from(data))
+            return Content::Zeroes(data.len() as u64);
         }
+        if !data.len().is_multiple_of(PAGE_BYTES) {
+            return Content::Bytes(Arc::from(data));
+        }
+        let page = |page: &[u8]| (!is_zero(page)).then(|| Arc::new(Page::try_from(page).expect("a whole page")));
+        Content::Pages(data.chunks_exact(PAGE_BYTES).map(page).collect())
     }
 
     pub(super) fn length_bytes(&self) -> u64 {
         match self {
-            Content::Bytes(bytes) => bytes.len() as u64,
             Content::Zeroes(length_bytes) => *length_bytes,
+            Content::Pages(pages) => (pages.len() * PAGE_BYTES) as u64,
+            Content::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// The part of it that starts `skip_bytes` in and lies within one page.
+    fn within_page(&self, skip_bytes: u64, length: usize) -> &[u8] {
+        let skip = skip_bytes as usize;
+        match self {
+            Content::Zeroes(_) => &ZERO_PAGE[..length],
+            Content::Bytes(bytes) => &bytes[skip..skip + length],
+            Content::Pages(pages) => match &pages[skip / PAGE_BYTES] {
+                None => &ZERO_PAGE[..length],
+                Some(page) => &page[skip % PAGE_BYTES..skip % PAGE_BYTES + length],
+            },
         }
     }
 
     /// The part of it that starts `skip_bytes` in.
     pub(super) fn part(&self, skip_bytes: u64, length_bytes: u64) -> Content {
         assert!(skip_bytes + length_bytes <= self.length_bytes());
-        match self {
-            Content::Bytes(bytes) => Content::of(&bytes[skip_bytes as usize..(skip_bytes + length_bytes) as usize]),
-            Content::Zeroes(_) => Content::Zeroes(length_bytes),
+        let mut data = vec![0; length_bytes as usize];
+        for (_, within, span) in spans(skip_bytes, length_bytes) {
+            assert!(within < PAGE_BYTES);
+            let source = self.within_page(skip_bytes + span.start as u64, span.len());
+            data[span].copy_from_slice(source);
         }
+        Content::of(&data)
     }
 }
 
@@ -62,16 +83,40 @@ impl Image {
     }
 
     pub(super) fn write(&mut self, offset_bytes: u64, content: &Content) {
-        for (index, within, span) in spans(offset_bytes, content.length_bytes()) {
-            match content {
-                Content::Bytes(bytes) => self.write_page(index, within, &bytes[span]),
-                Content::Zeroes(_) if span.len() == PAGE_BYTES => drop(self.pages.remove(&index)),
-                Content::Zeroes(_) => {
-                    if self.pages.contains_key(&index) {
-                        self.write_page(index, within, &ZERO_PAGE[..span.len()]);
+        let aligned = offset_bytes.is_multiple_of(PAGE_BYTES as u64);
+        match content {
+            Content::Pages(pages) if aligned => {
+                for (index, page) in (offset_bytes / PAGE_BYTES as u64..).zip(pages.iter()) {
+                    self.set_page(index, page.clone());
+                }
+            }
+            Content::Pages(pages) => {
+                // Off the page grid nothing can be shared.
+                let part = |page: &Option<Arc<Page>>| page.as_deref().copied().unwrap_or(ZERO_PAGE);
+                for (position, page) in (offset_bytes..).step_by(PAGE_BYTES).zip(pages.iter().map(part)) {
+                    self.write(position, &Content::Bytes(Arc::from(page)));
+                }
+            }
+            _ => {
+                for (index, within, span) in spans(offset_bytes, content.length_bytes()) {
+                    if span.len() == PAGE_BYTES && matches!(content, Content::Zeroes(_)) {
+                        self.set_page(index, None);
+                    } else {
+                        let data = match content {
+                            Content::Bytes(bytes) => &bytes[span],
+                            _ => &ZERO_PAGE[..span.len()],
+                        };
+                        self.write_page(index, within, data);
                     }
                 }
             }
+        }
+    }
+
+    fn set_page(&mut self, index: u64, page: Option<Arc<Page>>) {
+        match page {
+            Some(page) => drop(self.pages.insert(index, page)),
+            None => drop(self.pages.remove(&index)),
         }
     }
 

@@ -8,8 +8,10 @@ mod device;
 pub mod disk;
 pub mod executor;
 pub mod faults;
+pub mod history;
 mod image;
 pub mod oracle;
+pub mod rig;
 pub mod stamp;
 
 pub use disk::{Crash, IoCounts, SimDisk, SimDiskOptions};

@@ -57,16 +57,19 @@ impl Volume {
             automatic,
             broken: None,
         };
-        self.gate.close();
-        if let Err(error) = self.drain_and_flush(disks, deadline).await {
-            self.gate.open();
-            self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
-            return Err(error);
-        }
         let items = [
             Item::SnapshotPut(snapshot.to_record()),
             Item::Volume(VolumeFacts { active_epoch: next.number, ..ledger.catalog.state().volume }),
         ];
+        // What the catalog would refuse it refuses now, while writes go on.
+        ledger.catalog.admit(&items)?;
+        self.gate.close();
+        if let Err(error) = self.drain_and_flush(disks, deadline).await {
+            self.gate.open();
+            self.record_failed_flush(&mut ledger, disks).await;
+            self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
+            return Err(error);
+        }
         let result = ledger.catalog.append(&disks.store, &items).await;
         if result.is_err() {
             // In doubt. The epoch switches, so that the snapshot is exact should it reappear.

@@ -40,6 +40,6 @@ impl Volume {
     /// All snapshots, oldest first.
     pub async fn snapshots(&self) -> Vec<Snapshot> {
         let ledger = self.ledger.lock().await;
-        ledger.catalog.state().snapshots.values().map(|record| Snapshot::from_record(record)).collect()
+        ledger.catalog.state().snapshots.values().map(Snapshot::from_record).collect()
     }
 }

@@ -29,7 +29,7 @@ impl Volume {
         let mut items = vec![Item::WatchReset, Item::SampleReset];
         items.extend(watch::watch_items(&watch::read_watched(&disks.origin, &key, size_bytes).await?));
         items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await?);
-        ledger.append_all(&disks.store, &items).await?;
+        ledger.catalog.append(&disks.store, &items).await?;
         ledger
             .catalog
             .superblock_update(&disks.store, |superblock| {

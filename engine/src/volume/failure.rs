@@ -142,7 +142,7 @@ impl Volume {
         drop(view);
         let mut items = ledger.segment_items(&segments, SegmentState::Free, 0);
         items.extend(runs.iter().map(|&run| Item::RunDelete { run }));
-        ledger.append_all(&disks.store, &items).await?;
+        ledger.catalog.append(&disks.store, &items).await?;
         self.replace_view(segments, |view| view.runs.retain(|run| !runs.contains(&run.meta().run)));
         self.release_retired(ledger);
         Ok(true)

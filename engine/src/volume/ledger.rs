@@ -8,7 +8,6 @@
 
 use super::seal::Frozen;
 use super::Volume;
-use crate::catalog::record::{encode_items, RECORD_ITEMS_BYTES_MAX};
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
@@ -93,16 +92,6 @@ impl Ledger {
     /// Applies items whose durability is in doubt. The next append writes them.
     pub(crate) fn in_memory(&mut self, items: &[Item]) {
         self.catalog.apply_in_memory(items).expect("the items were made from this state");
-    }
-
-    /// Appends items of any number, all or none.
-    pub(crate) async fn append_all<D: Disk>(&mut self, store: &D, items: &[Item]) -> Result<()> {
-        if encode_items(items).len() <= RECORD_ITEMS_BYTES_MAX {
-            return self.catalog.append(store, items).await;
-        }
-        // Too many for one record: a checkpoint is as atomic, and comes with the next append at the latest.
-        self.catalog.apply_in_memory(items)?;
-        self.catalog.compact(store).await
     }
 
     pub(crate) fn record(&self, name: &SnapshotName) -> Result<&SnapshotRecord> {

@@ -147,7 +147,7 @@ impl Volume {
         if let Some(run) = &run {
             items.extend(run_items(ledger, run));
         }
-        ledger.append_all(&disks.store, &items).await?;
+        ledger.catalog.append(&disks.store, &items).await?;
         self.replace_view(freed, |view| {
             let at = view.runs.iter().position(|run| run.meta().run == ids[0]).expect("the sources are in the view");
             view.runs.retain(|run| !ids.contains(&run.meta().run));

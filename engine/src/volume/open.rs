@@ -52,7 +52,7 @@ impl Volume {
         let recovered = recover(&disks.store, catalog.state(), places).await?;
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
-        let logged = install(disks, &mut ledger, places, recovered, breaks, &options).await?;
+        let logged = install(disks, &mut ledger, places, recovered, breaks).await?;
         let volume = assemble(ledger, places, logged, options)?;
         volume.load_needed(disks).await?;
         Ok(Arc::new(volume))
@@ -147,7 +147,6 @@ async fn install<D: Disk>(
     places: SegmentPlaces,
     recovered: Recovered,
     mut breaks: Vec<(BrokenReason, String)>,
-    options: &OpenOptions,
 ) -> Result<Watch> {
     let mut broken_through = Epoch(0);
     if let Some(lost) = recovered.lost_through {
@@ -184,9 +183,8 @@ async fn install<D: Disk>(
     let logged = watch::read_watched(&disks.origin, &key, facts.size_bytes).await?;
     items.extend([Item::WatchReset, Item::SampleReset]);
     items.extend(watch::watch_items(&logged));
-    ledger.append_all(&disks.store, &items).await?;
+    ledger.catalog.append(&disks.store, &items).await?;
     ledger.give_back(recovered.unused);
-    let _ = options;
     Ok(Watch::new(key, facts.size_bytes, logged))
 }
 

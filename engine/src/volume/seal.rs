@@ -138,7 +138,7 @@ impl Volume {
     ) -> Result<()> {
         let mut items = run_items(ledger, &run);
         let covered = self.coverage_items(ledger, &frozen.published(), &mut items);
-        ledger.append_all(&disks.store, &items).await?;
+        ledger.catalog.append(&disks.store, &items).await?;
         self.forget_closed(&covered);
         let run = Arc::new(run);
         self.replace_view(Vec::new(), |view| {
@@ -156,7 +156,7 @@ impl Volume {
         let mut items = Vec::new();
         let covered = self.coverage_items(ledger, &frozen.published(), &mut items);
         if !items.is_empty() {
-            ledger.append_all(&disks.store, &items).await?;
+            ledger.catalog.append(&disks.store, &items).await?;
         }
         self.forget_closed(&covered);
         ledger.may_be_dead = true;

@@ -34,6 +34,7 @@ impl Volume {
         self.active_number.store(number.0, Ordering::SeqCst);
         ledger.to_seal.push_back(Frozen::whole_epoch(before));
         self.work.notify();
+        self.retry.notify();
     }
 
     /// Switches to a new epoch without a snapshot: the volume has another size, or nothing is to be saved any more.

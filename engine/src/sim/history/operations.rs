@@ -1,0 +1,308 @@
+//! The operations of a history: each calls the engine and tells the model.
+//!
+//! Invariants:
+//! - The model hears of an operation before the engine does, and of its end after the engine: what it allows is never
+//!   less than what may happen.
+
+use super::shared::Shared;
+use crate::deadline::Deadline;
+use crate::disk::{aligned_buffer, Disks};
+use crate::error::{Error, ErrorKind};
+use crate::lane::Lane;
+use crate::sim::executor::yield_now;
+use crate::sim::oracle::{Change, Existence};
+use crate::sim::rig::{snapshot_name, snapshot_options};
+use crate::sim::stamp::stamp;
+use crate::sim::SimDisk;
+use crate::snapshot::BrokenReason;
+use crate::units::TEAR_BYTES;
+use crate::volume::{CheckOptions, Volume};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+const SECTOR: u64 = TEAR_BYTES as u64;
+
+/// What an operation needs; lives until the next crash or detach.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub(super) shared: Rc<Shared>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) disks: Rc<Disks<SimDisk>>,
+    /// The lanes of the plan, and behind them one for background work.
+    pub(super) lanes: Rc<Vec<Lane<SimDisk>>>,
+    pub(super) tight_store: bool,
+}
+
+/// How a change of the volume is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    Write { durable: bool },
+    Zeroes { durable: bool, may_unmap: bool },
+    Discard,
+}
+
+fn outcome(error: Option<&Error>) -> String {
+    error.map_or("ok".to_owned(), |error| format!("{error:?}"))
+}
+
+impl Context {
+    /// Writes, zeroes or discards sectors.
+    pub(super) async fn change(self, lane: usize, sectors: Range<u64>, manner: Manner) {
+        let number = self.shared.begin(&format!("lane {lane} {manner:?} sectors {sectors:?}"));
+        let (offset_bytes, length_bytes) = (sectors.start * SECTOR, (sectors.end - sectors.start) * SECTOR);
+        let (change, ticket) = {
+            let mut oracle = self.shared.oracle.borrow_mut();
+            let change = match manner {
+                Manner::Write { .. } => Change::Stamp(oracle.next_write()),
+                Manner::Zeroes { .. } => Change::Zero,
+                Manner::Discard => Change::Discard,
+            };
+            (change, oracle.start_change(sectors.clone(), change))
+        };
+        let lane = &self.lanes[lane];
+        let result = match (manner, change) {
+            (Manner::Write { durable }, Change::Stamp(write)) => {
+                let mut data = aligned_buffer(length_bytes as usize);
+                stamp(write, sectors.start, &mut data);
+                lane.write(offset_bytes, &data, durable).await
+            }
+            (Manner::Zeroes { durable, may_unmap }, _) => {
+                lane.write_zeroes(offset_bytes, length_bytes, durable, may_unmap).await
+            }
+            _ => lane.discard(offset_bytes, length_bytes).await,
+        };
+        let durable = matches!(manner, Manner::Write { durable: true } | Manner::Zeroes { durable: true, .. });
+        self.shared.oracle.borrow_mut().end_change(ticket, result.is_ok(), durable);
+        self.must_succeed("change", &result);
+        self.shared.end(number, &format!("{change:?} {}", outcome(result.as_ref().err())));
+    }
+
+    /// Reads sectors of the volume.
+    pub(super) async fn read(self, lane: usize, sectors: Range<u64>) {
+        let number = self.shared.begin(&format!("lane {lane} read sectors {sectors:?}"));
+        let mut buffer = aligned_buffer(((sectors.end - sectors.start) * SECTOR) as usize);
+        let ticket = self.shared.oracle.borrow_mut().start_read(sectors.clone());
+        let result = self.lanes[lane].read(sectors.start * SECTOR, &mut buffer).await;
+        let content = result.is_ok().then_some(&buffer[..]);
+        let verdict = self.shared.oracle.borrow_mut().end_read(ticket, content);
+        self.shared.require(verdict);
+        self.must_succeed("read", &result);
+        self.shared.end(number, &outcome(result.as_ref().err()));
+    }
+
+    /// Flushes.
+    pub(super) async fn flush(self, lane: usize) {
+        let number = self.shared.begin(&format!("lane {lane} flush"));
+        let ticket = self.shared.oracle.borrow_mut().start_flush();
+        let result = self.lanes[lane].flush().await;
+        self.shared.oracle.borrow_mut().end_flush(ticket, result.is_ok());
+        self.must_succeed("flush", &result);
+        self.shared.end(number, &outcome(result.as_ref().err()));
+    }
+
+    /// What a frontend does once a second.
+    pub(super) async fn tick(self) {
+        let number = self.shared.begin("tick");
+        for lane in self.lanes.iter() {
+            let result = lane.tick().await;
+            self.must_succeed("tick", &result);
+        }
+        self.shared.end(number, "ok");
+    }
+
+    /// Takes a snapshot, unless the deadline comes first.
+    pub(super) async fn snapshot(self, name: String, deadline: Deadline) {
+        let number = self.shared.begin(&format!("snapshot {name}"));
+        self.shared.busy.borrow_mut().insert(name.clone());
+        let ticket = self.shared.oracle.borrow_mut().start_snapshot(&name);
+        let options = snapshot_options();
+        let result = self.volume.snapshot(&self.disks, &snapshot_name(&name), options, &deadline).await;
+        let existence = result.is_ok().then_some(Existence::Sure);
+        self.shared.oracle.borrow_mut().end_snapshot(&name, ticket, existence);
+        self.shared.busy.borrow_mut().remove(&name);
+        if let Err(error) = &result {
+            let allowed = match error.kind() {
+                ErrorKind::TimedOut => deadline.expired(),
+                ErrorKind::Busy => true,
+                kind => self.excused(kind),
+            };
+            if !allowed {
+                self.shared.fail(format!("snapshot {name} failed: {error:?}"));
+            }
+            self.shared.reached("snapshot refused", 1);
+        }
+        self.shared.end(number, &outcome(result.as_ref().err()));
+    }
+
+    /// Lets a deadline pass after others had some turns.
+    pub(super) async fn expire(deadline: Deadline, turns: usize) {
+        for _ in 0..turns {
+            yield_now().await;
+        }
+        deadline.expire();
+    }
+
+    /// Deletes a snapshot.
+    pub(super) async fn delete(self, name: String) {
+        let number = self.shared.begin(&format!("delete {name}"));
+        self.shared.busy.borrow_mut().insert(name.clone());
+        self.shared.oracle.borrow_mut().set_existence(&name, Existence::Doubtful);
+        let result = self.volume.delete(&self.disks, &snapshot_name(&name)).await;
+        self.shared.busy.borrow_mut().remove(&name);
+        match &result {
+            Ok(()) => self.shared.oracle.borrow_mut().remove_snapshot(&name),
+            Err(error) if error.kind() == ErrorKind::Busy || self.excused(error.kind()) => {
+                self.shared.oracle.borrow_mut().set_existence(&name, Existence::Sure);
+                self.shared.reached("delete refused", 1);
+            }
+            Err(error) => self.shared.fail(format!("delete of {name} failed: {error:?}")),
+        }
+        self.shared.end(number, &outcome(result.as_ref().err()));
+    }
+
+    /// Reads part of a snapshot; the model learns what it holds and holds it to that.
+    pub(super) async fn read_snapshot(self, name: String, sectors: Range<u64>) {
+        let number = self.shared.begin(&format!("read {name} sectors {sectors:?}"));
+        let result = self.read_snapshot_once(&name, sectors).await;
+        if let Err(error) = &result {
+            let existence = self.shared.oracle.borrow().snapshots().find(|(own, _)| *own == name).map(|(_, sure)| sure);
+            let gone = error.kind() == ErrorKind::NotFound && existence != Some(Existence::Sure);
+            let broken = error.kind() == ErrorKind::Broken && self.tight_store;
+            if !gone && !broken {
+                self.shared.fail(format!("read of snapshot {name} failed: {error:?}"));
+            }
+        }
+        self.shared.end(number, &outcome(result.as_ref().err()));
+    }
+
+    async fn read_snapshot_once(&self, name: &str, sectors: Range<u64>) -> Result<(), Error> {
+        let handle = self.volume.snapshot_handle(&snapshot_name(name)).await?;
+        let expected = self.shared.oracle.borrow().snapshot_sectors(name);
+        if expected.is_some_and(|expected| expected * SECTOR != handle.size_bytes()) {
+            self.shared.fail(format!("snapshot {name} has {} bytes, not {expected:?} sectors", handle.size_bytes()));
+        }
+        let mut buffer = aligned_buffer(((sectors.end - sectors.start) * SECTOR) as usize);
+        self.volume.read_snapshot(&self.disks, &handle, sectors.start * SECTOR, &mut buffer).await?;
+        let verdict = self.shared.oracle.borrow_mut().observe_snapshot(name, sectors.start, &buffer);
+        self.shared.require(verdict);
+        Ok(())
+    }
+
+    /// All of a snapshot, for the model and for a restore.
+    pub(super) async fn snapshot_content(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let handle = self.volume.snapshot_handle(&snapshot_name(name)).await?;
+        let mut buffer = aligned_buffer(handle.size_bytes() as usize);
+        self.volume.read_snapshot(&self.disks, &handle, 0, &mut buffer).await?;
+        let verdict = self.shared.oracle.borrow_mut().observe_snapshot(name, 0, &buffer);
+        self.shared.require(verdict);
+        Ok(buffer.to_vec())
+    }
+
+    /// All of the volume.
+    pub(super) async fn volume_content(&self) -> Vec<u8> {
+        let mut buffer = aligned_buffer(self.volume.size_bytes() as usize);
+        let result = self.lanes[0].read(0, &mut buffer).await;
+        self.must_succeed("read of the whole volume", &result);
+        buffer.to_vec()
+    }
+
+    /// Compares the snapshots that are there with those that must be, and their content where `thorough`.
+    pub(super) async fn inspect_snapshots(&self, thorough: bool) {
+        let found = self.volume.snapshots().await;
+        let known: Vec<(String, Existence)> =
+            self.shared.oracle.borrow().snapshots().map(|(name, existence)| (name.to_owned(), existence)).collect();
+        for snapshot in &found {
+            let name = snapshot.name.as_str();
+            if !known.iter().any(|(own, _)| own == name) {
+                self.shared.fail(format!("snapshot {name} exists and should not"));
+            }
+            self.shared.oracle.borrow_mut().set_existence(name, Existence::Sure);
+            match &snapshot.broken {
+                None if thorough => {
+                    if let Err(error) = self.snapshot_content(name).await {
+                        self.shared.fail(format!("snapshot {name} cannot be read: {error:?}"));
+                    }
+                }
+                None => {}
+                Some((BrokenReason::StoreFull, _)) if self.tight_store => self.shared.reached("snapshot broken", 1),
+                Some(reason) => self.shared.fail(format!("snapshot {name} is broken without a fault: {reason:?}")),
+            }
+        }
+        for (name, existence) in known {
+            if found.iter().any(|snapshot| snapshot.name.as_str() == name) {
+                continue;
+            }
+            if existence == Existence::Sure {
+                self.shared.fail(format!("snapshot {name} is lost"));
+            }
+            self.shared.oracle.borrow_mut().remove_snapshot(&name);
+        }
+    }
+
+    /// Reads everything while nothing else runs, and lets the engine check its store.
+    pub(super) async fn inspect(self) {
+        let number = self.shared.begin("inspect");
+        self.inspect_snapshots(true).await;
+        match self.volume.check(&self.disks.store, CheckOptions { data: true }).await {
+            Ok(findings) if findings.is_empty() || self.tight_store => {}
+            findings => self.shared.fail(format!("check finds faults where there are none: {findings:?}")),
+        }
+        self.shared.end(number, "ok");
+    }
+
+    /// Takes the volume back to a snapshot; `before` will name what it was. True if that succeeded.
+    pub(super) async fn restore(self, name: String, before: String) -> bool {
+        let number = self.shared.begin(&format!("restore {name}, keeping {before}"));
+        let ticket = self.shared.oracle.borrow_mut().start_snapshot(&before);
+        let options = snapshot_options();
+        let (target, kept) = (snapshot_name(&name), snapshot_name(&before));
+        let result = self.volume.restore(&self.disks, &target, &kept, options, &Deadline::new()).await;
+        let existence = result.is_ok().then_some(Existence::Sure);
+        self.shared.oracle.borrow_mut().end_snapshot(&before, ticket, existence);
+        if let Err(error) = &result {
+            if error.kind() != ErrorKind::Busy && !self.excused(error.kind()) {
+                self.shared.fail(format!("restore of {name} failed: {error:?}"));
+            }
+        }
+        self.shared.end(number, &outcome(result.as_ref().err()));
+        result.is_ok()
+    }
+
+    /// Makes the volume as large as its origin.
+    pub(super) async fn grow(self) {
+        let number = self.shared.begin("grow");
+        let result = self.volume.grow(&self.disks).await;
+        let kind = result.as_ref().err().map(Error::kind);
+        if kind.is_some_and(|kind| kind != ErrorKind::Busy && !self.excused(kind)) {
+            self.shared.fail(format!("grow failed: {:?}", result.as_ref().err()));
+        }
+        self.shared.end(number, &outcome(result.as_ref().err()));
+    }
+
+    /// Adds up what the engine counted since it was opened.
+    pub(super) fn count(&self) {
+        let stats = self.volume.stats.snapshot();
+        let shared = &self.shared;
+        shared.reached("saves", stats.saves);
+        shared.reached("records", stats.records);
+        shared.reached("blocks saved", stats.blocks_saved);
+        shared.reached("cuts", stats.cuts);
+        shared.reached("cuts timed out", stats.cuts_timed_out);
+        shared.reached("runs written", stats.runs_written);
+        shared.reached("merges", stats.merges);
+        shared.reached("segments freed", stats.segments_freed);
+        shared.reached("blocks restored", stats.blocks_restored);
+        shared.reached("snapshots broken", stats.snapshots_broken);
+    }
+
+    pub(super) fn excused(&self, kind: ErrorKind) -> bool {
+        self.tight_store && kind == ErrorKind::NoSpace
+    }
+
+    fn must_succeed(&self, what: &str, result: &Result<(), Error>) {
+        if let Err(error) = result {
+            self.shared.fail(format!("{what} failed without a fault: {error:?}"));
+        }
+    }
+}
