@@ -78,4 +78,14 @@ mod tests {
         }
         assert_eq!(kind_of_word("no such word"), None);
     }
+
+    #[test]
+    fn the_document_lists_every_word_with_its_status() {
+        let document = include_str!("../../../docs/CONTROL.md");
+        for (_, word, status) in &KINDS {
+            let row = document.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{word}`")));
+            let row = row.unwrap_or_else(|| panic!("docs/CONTROL.md does not list {word}"));
+            assert!(row.contains(&format!("| {} |", status.as_u16())), "docs/CONTROL.md: the status of {word}");
+        }
+    }
 }

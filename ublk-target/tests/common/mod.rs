@@ -1,20 +1,28 @@
-//! What the NBD tests share: an export in memory, a server around it, a plain client, and outside tools.
+//! What the tests of the target share: a control socket, an export in memory, a server around it, a plain client, and outside tools.
 
 #![allow(dead_code)] // Every test program uses a part of it.
 
 pub mod client;
+pub mod control;
 pub mod memory;
 pub mod tools;
 
 use cairn_target::nbd::{serve, ListenOptions, Listeners, Sessions};
 use cairn_target::stop::{stop_switch, StopSwitch};
 use memory::{Image, MemorySource};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tempfile::TempDir;
+
+/// Runs a future the way the target's threads do.
+pub fn runs_locally<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, future)
+}
 
 /// A server on a thread of its own, stopped when dropped.
 pub struct Server {
@@ -47,10 +55,8 @@ impl Server {
         let (sessions, image) = (Sessions::default(), Arc::new(Mutex::new(image)));
         let (server_sessions, server_image) = (sessions.clone(), image.clone());
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let source = Rc::new(MemorySource { image: server_image });
-            let served = serve(source, listeners, server_sessions, stop);
-            tokio::task::LocalSet::new().block_on(&runtime, served).expect("serves");
+            runs_locally(serve(source, listeners, server_sessions, stop)).expect("serves");
         });
         Server { directory, socket, tcp_address, sessions, image, switch, thread: Some(thread) }
     }

@@ -1,0 +1,237 @@
+//! A control socket in front of a handler that answers from memory, and a plain HTTP client.
+
+use super::runs_locally;
+use cairn_engine::error::{Error, ErrorKind, Result};
+use cairn_engine::snapshot::SnapshotName;
+use cairn_target::control::api::*;
+use cairn_target::control::{serve, ControlHandler};
+use cairn_target::stop::{stop_switch, StopSwitch};
+use cairn_target::unix_socket::PrivateListener;
+use serde_json::Value;
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// One snapshot, `monday`, to begin with; the others come and go as a volume's would.
+pub struct Memory {
+    snapshots: RefCell<Vec<SnapshotReport>>,
+    stop: Rc<StopSwitch>,
+    finished: Arc<AtomicUsize>,
+}
+
+fn report(name: &str, epoch: u64, consistency: Consistency) -> SnapshotReport {
+    SnapshotReport {
+        name: name.to_owned(),
+        epoch,
+        created_at: Timestamp::from_unix_ms(1_795_262_400_000 + epoch * 1000),
+        size_bytes: 1 << 30,
+        consistency,
+        automatic: false,
+        state: SnapshotState::Whole,
+        state_reason: None,
+        exposed: None,
+    }
+}
+
+impl Memory {
+    fn find<T>(&self, name: &SnapshotName, found: impl FnOnce(&mut SnapshotReport) -> Result<T>) -> Result<T> {
+        let mut snapshots = self.snapshots.borrow_mut();
+        let snapshot = snapshots.iter_mut().find(|snapshot| snapshot.name == name.as_str());
+        found(snapshot.ok_or_else(|| {
+            let error = Error::new(ErrorKind::NotFound, "find", format!("vol@{name}"));
+            error.saying("there is no snapshot of that name; `cairn list` shows those that exist")
+        })?)
+    }
+}
+
+impl ControlHandler for Memory {
+    async fn volume(&self) -> Result<VolumeReport> {
+        Ok(VolumeReport {
+            name: "vol".to_owned(),
+            size_bytes: 1 << 30,
+            origin: OriginReport { path: "/dev/vdb".to_owned(), size_bytes: 1 << 30, sector_bytes: 512 },
+            store: StoreReport {
+                path: "/var/store".to_owned(),
+                size_bytes: 1 << 28,
+                used_bytes: 1 << 20,
+                free_bytes: (1 << 28) - (1 << 20),
+            },
+            state: VolumeState::Whole,
+            state_reason: None,
+            frontend: Frontend::Ublk,
+            device: Some("/dev/cairn/vol".to_owned()),
+            nbd_uri: Some("nbd+unix:///vol?socket=/run/cairn/vol/nbd.sock".to_owned()),
+            snapshots: self.snapshots.borrow().len() as u64,
+            restore: None,
+            process_id: 4711,
+            attached_at: Timestamp::from_unix_ms(1_795_262_400_000),
+        })
+    }
+
+    async fn snapshots(&self) -> Result<SnapshotList> {
+        Ok(SnapshotList { volume: "vol".to_owned(), snapshots: self.snapshots.borrow().clone() })
+    }
+
+    async fn snapshot(
+        &self,
+        name: SnapshotName,
+        consistency: Consistency,
+        limit: Option<Duration>,
+    ) -> Result<SnapshotReport> {
+        if name.as_str() == "slow" {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            self.finished.fetch_add(1, Ordering::SeqCst);
+        }
+        if limit == Some(Duration::from_millis(1)) {
+            return Err(Error::new(ErrorKind::TimedOut, "snapshot", "vol").saying("the cut took too long"));
+        }
+        if self.find(&name, |_| Ok(())).is_ok() {
+            return Err(Error::new(ErrorKind::Exists, "snapshot", format!("vol@{name}")).saying("it exists already"));
+        }
+        let taken = report(name.as_str(), 1 + self.snapshots.borrow().len() as u64, consistency);
+        self.snapshots.borrow_mut().push(taken.clone());
+        Ok(taken)
+    }
+
+    async fn delete(&self, name: SnapshotName) -> Result<()> {
+        self.find(&name, |snapshot| match &snapshot.exposed {
+            Some(_) => Err(Error::new(ErrorKind::Busy, "delete", format!("vol@{name}"))
+                .saying("it is exposed; `cairn unexpose` it first")),
+            None => Ok(()),
+        })?;
+        self.snapshots.borrow_mut().retain(|snapshot| snapshot.name != name.as_str());
+        Ok(())
+    }
+
+    async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport> {
+        self.find(&name, |snapshot| {
+            let exposed = ExposeReport {
+                snapshot: name.to_string(),
+                device: Some(format!("/dev/cairn/vol@{name}")),
+                nbd_uri: None,
+                scratch,
+            };
+            snapshot.exposed = Some(exposed.clone());
+            Ok(exposed)
+        })
+    }
+
+    async fn unexpose(&self, name: SnapshotName) -> Result<()> {
+        self.find(&name, |snapshot| {
+            snapshot.exposed = None;
+            Ok(())
+        })
+    }
+
+    async fn restore(&self, snapshot: SnapshotName, before: Option<SnapshotName>) -> Result<RestoreReport> {
+        self.find(&snapshot, |_| Ok(()))?;
+        let before = before.map_or("before-restore-1".to_owned(), |name| name.to_string());
+        Ok(RestoreReport { restored: snapshot.to_string(), before })
+    }
+
+    async fn grow(&self, request: GrowRequest) -> Result<GrowReport> {
+        let store_bytes = request.store_bytes.unwrap_or(1 << 28);
+        Ok(GrowReport { size_bytes: if request.volume { 1 << 31 } else { 1 << 30 }, store_bytes, notice: None })
+    }
+
+    async fn stats(&self) -> Result<StatsReport> {
+        let latency = LatencyReport {
+            count: 2,
+            min_us: 100,
+            mean_us: 150.5,
+            p50_us: 100,
+            p90_us: 201,
+            p99_us: 201,
+            p999_us: 201,
+            max_us: 201,
+        };
+        let report = |operation| OperationReport { operation, errors: 0, bytes: 8192, latency: latency.clone() };
+        Ok(StatsReport {
+            volume: "vol".to_owned(),
+            since: Timestamp::from_unix_ms(1_795_262_400_000),
+            operations: vec![report(Operation::Write)],
+            engine: EngineReport { saves: 2, saved_blocks: 2, saved_bytes: 8192, records: 1, ..Default::default() },
+            cut_pauses: LatencyReport::default(),
+        })
+    }
+
+    async fn check(&self, data: bool) -> Result<CheckReport> {
+        let finding = FindingReport {
+            severity: Severity::Warning,
+            subject: "catalog".to_owned(),
+            message: "one of the two copies of record 7 is damaged; the other was used".to_owned(),
+        };
+        Ok(CheckReport { clean: false, data, findings: vec![finding] })
+    }
+
+    async fn detach(&self) -> Result<DetachReport> {
+        self.stop.raise();
+        Ok(DetachReport { detached: "vol".to_owned() })
+    }
+}
+
+/// The control socket and the thread behind it.
+pub struct Control {
+    _directory: TempDir,
+    pub socket: PathBuf,
+    /// How many slow commands came to their end.
+    pub finished: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    pub fn start() -> Control {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("control.sock");
+        let listener = PrivateListener::bind(&socket).expect("binds");
+        let finished = Arc::new(AtomicUsize::new(0));
+        let handler_finished = finished.clone();
+        let thread = std::thread::spawn(move || {
+            runs_locally(async move {
+                let (switch, stop) = stop_switch();
+                let memory = Memory {
+                    snapshots: RefCell::new(vec![report("monday", 1, Consistency::Filesystem)]),
+                    stop: Rc::new(switch),
+                    finished: handler_finished,
+                };
+                serve(Rc::new(memory), listener, stop).await.expect("serves");
+            });
+        });
+        Control { _directory: directory, socket, finished, thread: Some(thread) }
+    }
+
+    /// Sends a request; status and JSON of the answer.
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        self.ask_bytes(method, path, body.as_bytes())
+    }
+
+    pub fn ask_bytes(&self, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+        let mut stream = UnixStream::connect(&self.socket).expect("connects");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        // A server that refuses an oversized body may close before it has read it all.
+        let _ = stream.write_all(&[head.as_bytes(), body].concat());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        let json = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        (status, json)
+    }
+
+    /// Waits until the server has come to its end, which it does after a detach.
+    pub fn wait(mut self) {
+        self.thread.take().expect("runs").join().expect("the server must not panic");
+        assert!(!self.socket.exists(), "the socket's name must go with the server");
+    }
+}
