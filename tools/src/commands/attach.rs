@@ -1,16 +1,16 @@
 //! `cairn attach`: starts the process that serves a volume, and waits until it does.
 
 use crate::arguments::{Attach, Frontend};
-use crate::client::Client;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
 use cairn_target::control::api::VolumeReport;
+use cairn_target::control::error::kind_of_word;
+use cairn_target::readiness::Readiness;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-const POLL_MS: u64 = 20;
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 pub fn run(context: &Context, arguments: &Attach) -> Outcome {
     let config = context.config(&arguments.volume)?;
@@ -30,9 +30,13 @@ pub fn run(context: &Context, arguments: &Attach) -> Outcome {
         return Err(Failure::io("start", &program, error));
     }
     context.output.progress(&format!("Attaching {}: recovering its store where necessary ...", arguments.volume));
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let child = command.spawn().map_err(|error| Failure::io("start", &program, error))?;
-    let report = wait_until_served(context, arguments, &client, child)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| Failure::io("start", &program, error))?;
+    let said = child.stdout.take().expect("standard output was asked to be a pipe");
+    hear_ready(context, arguments, said)?;
+    // It has handed over to the background by now, or is the supervisor itself: either way it is not waited for.
+    drop(child);
+    let report: VolumeReport = client.get("/v1/volume")?;
     context.output.answer(&report, text)
 }
 
@@ -77,44 +81,32 @@ fn target_arguments(context: &Context, arguments: &Attach) -> Vec<String> {
     all
 }
 
-fn wait_until_served(
-    context: &Context,
-    arguments: &Attach,
-    client: &Client,
-    mut child: Child,
-) -> Result<VolumeReport, Failure> {
-    let deadline = Instant::now() + Duration::from_secs(arguments.wait_s);
-    let log = context.paths.volume(arguments.volume.as_str())?.log();
-    loop {
-        let ended = child.try_wait().map_err(|error| Failure::io("wait for the target of", &log, error))?;
-        match client.get::<VolumeReport>("/v1/volume") {
-            Ok(report) => return Ok(report),
-            Err(failure) if failure.code != ExitCode::NotAttached => return Err(failure),
-            Err(_) => {}
-        }
-        if let Some(status) = ended.filter(|status| !status.success()) {
-            return Err(Failure::new(
-                ExitCode::Failed,
-                format!(
-                    "{}: the target did not start ({status}); the reason is in {}",
-                    arguments.volume,
-                    log.display()
-                ),
-            ));
-        }
-        if Instant::now() > deadline {
-            return Err(Failure::new(
-                ExitCode::TimedOut,
-                format!(
-                    "{}: not served within {} s. It goes on trying; see {}, then `cairn show {}`.",
-                    arguments.volume,
-                    arguments.wait_s,
-                    log.display(),
-                    arguments.volume
-                ),
-            ));
-        }
-        std::thread::sleep(Duration::from_millis(POLL_MS));
+/// Waits until the target says that it serves the volume, or why it does not.
+fn hear_ready(context: &Context, arguments: &Attach, said: ChildStdout) -> Outcome {
+    let name = arguments.volume.to_string();
+    let log = context.paths.volume(&name)?.log();
+    let (tell, told) = mpsc::channel();
+    let device = name.clone();
+    std::thread::spawn(move || {
+        // Nobody listens any more once the time is over.
+        let _ = tell.send(Readiness::hear(said, &device));
+    });
+    match told.recv_timeout(Duration::from_secs(arguments.wait_s)) {
+        Ok(Ok(Readiness::Ready(_))) => Ok(()),
+        Ok(Ok(Readiness::Failed(failed))) => Err(Failure {
+            code: kind_of_word(&failed.kind).map_or(ExitCode::Failed, ExitCode::of_kind),
+            kind: failed.kind,
+            message: failed.message,
+        }),
+        Ok(Err(error)) => Err(Failure::new(ExitCode::Failed, format!("{error}. Its log is {}.", log.display()))),
+        Err(_) => Err(Failure::new(
+            ExitCode::TimedOut,
+            format!(
+                "{name}: not served within {} s. It goes on trying; see {}, then `cairn show {name}`.",
+                arguments.wait_s,
+                log.display()
+            ),
+        )),
     }
 }
 

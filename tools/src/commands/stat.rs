@@ -35,11 +35,18 @@ fn text(report: &StatsReport) -> String {
     let count = report.cut_pauses.count.to_string();
     rows.push(["cut pause".to_owned(), count, String::new(), String::new(), p50, p90, p99, p999, max]);
     let head = ["OPERATION", "COUNT", "ERRORS", "BYTES", "P50 US", "P90 US", "P99 US", "P99.9 US", "MAX US"];
+    let done = &report.engine;
     let engine = fields(&[
         ("since", report.since.to_string()),
-        ("blocks saved", format!("{} in {} saves", report.engine.saved_blocks, report.engine.saves)),
-        ("log records", format!("{}, {}", report.engine.records, format_bytes(report.engine.record_bytes))),
-        ("snapshots taken", report.engine.cuts.to_string()),
+        ("saved", format!("{} blocks, {}, in {} saves", done.saved_blocks, format_bytes(done.saved_bytes), done.saves)),
+        ("log records", done.records.to_string()),
+        (
+            "snapshots",
+            format!("{} taken, {} timed out, {} broken", done.cuts, done.cuts_timed_out, done.snapshots_broken),
+        ),
+        ("index", format!("{} runs written, {} merges", done.runs_written, done.merges)),
+        ("segments freed", done.segments_freed.to_string()),
+        ("blocks restored", done.restored_blocks.to_string()),
     ]);
     format!("{}\n{engine}", table(head, &rows))
 }
