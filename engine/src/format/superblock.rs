@@ -24,7 +24,8 @@ pub const FEATURES_READ_ONLY_COMPATIBLE: u64 = 0;
 /// Features that a program must know to read the store.
 pub const FEATURES_INCOMPATIBLE: u64 = 0;
 
-const MAGIC: [u8; 8] = *b"CAIRN\x00\xf5\x0a";
+/// What every superblock begins with.
+pub const MAGIC: [u8; 8] = *b"CAIRN\x00\xf5\x0a";
 const CHECKSUM_END: usize = 12;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
