@@ -10,7 +10,7 @@ use super::history::{History, Outcome};
 use super::{stamp, Result, SECTOR_BYTES};
 
 /// Mistakes that are described, not only counted.
-const DESCRIBED_MAX: usize = 10;
+const DESCRIBED_MAX: usize = 5;
 /// Sectors that are read at a time.
 const READ_SECTORS: u64 = 2048;
 
