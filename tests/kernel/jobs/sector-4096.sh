@@ -10,7 +10,7 @@ null_disk() {
     echo 1 > "$directory/memory_backed"
     echo 1 > "$directory/discard"
     echo 1 > "$directory/power"
-    echo "/dev/nullb$(cat "$directory/index")"
+    echo "/dev/$1"
 }
 origin=$(null_disk origin 64)
 store=$(null_disk store 512)
