@@ -4,8 +4,24 @@
 //! simulator drives exactly what production drives. docs/ARCHITECTURE.md says how the parts fit; docs/FORMAT.md has
 //! the byte maps.
 
+pub mod catalog;
+pub mod deadline;
 pub mod disk;
 pub mod entry;
+pub mod epoch;
 pub mod error;
 pub mod format;
+pub mod gate;
+pub mod lane;
+pub mod needed;
+pub mod run;
+pub mod saved;
+pub mod signal;
+#[cfg(feature = "sim")]
+pub mod sim;
+pub mod snapshot;
+pub mod stats;
 pub mod units;
+pub mod view;
+pub mod volume;
+pub mod watch;

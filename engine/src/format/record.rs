@@ -1,0 +1,194 @@
+//! The record: one batch of before-images inside a segment.
+//!
+//! A record is a header block followed by its images, one block each, in the order of its entries. A record without
+//! entries only confirms its predecessor. docs/FORMAT.md has the byte map.
+//!
+//! Invariants:
+//! - The header's checksum covers the header, its own address on the store and the segment's incarnation: a header
+//!   at another place or of an older life of the segment does not count.
+//! - A record was submitted only after the record with the sequence before it, of the same lane and session, had
+//!   completed.
+
+use crate::format::checksum::{salted, Kind};
+use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+const MAGIC: [u8; 8] = *b"CairnRec";
+/// Most before-images in one record.
+pub const RECORD_ENTRIES_MAX: usize = 248;
+/// Longest record: the header and its images.
+pub const RECORD_BYTES_MAX: usize = (1 + RECORD_ENTRIES_MAX) * BLOCK_BYTES;
+/// Entry flag: the block could not be read; its image is zeroes and means nothing.
+const FLAG_UNREADABLE: u32 = 1;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    magic: [u8; 8],
+    checksum: U32,
+    count: U16,
+    lane: U16,
+    session: U64,
+    sequence: U64,
+    epoch: U64,
+    volume: [u8; 16],
+    segment: U32,
+    incarnation: U32,
+    reserved: [u8; 64],
+    entries: [RawEntry; RECORD_ENTRIES_MAX],
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawEntry {
+    block: U64,
+    checksum: U32,
+    flags: U32,
+}
+
+const _: () = assert!(size_of::<RawEntry>() == 16);
+const _: () = assert!(size_of::<RawHeader>() == BLOCK_BYTES);
+
+/// One image of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordEntry {
+    /// The block it is the old content of.
+    pub block: BlockIndex,
+    /// CRC32C of the image.
+    pub checksum: u32,
+    /// The block could not be read when it was saved.
+    pub unreadable: bool,
+}
+
+/// A record's header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// The lane that wrote it.
+    pub lane: u16,
+    /// The attachment of the store in which it was written.
+    pub session: u64,
+    /// Counts the lane's records in this session, from 1.
+    pub sequence: u64,
+    /// The epoch its images were saved in.
+    pub epoch: Epoch,
+    /// The volume that owns it.
+    pub volume: [u8; 16],
+    /// The segment it lies in.
+    pub segment: SegmentIndex,
+    /// The segment's incarnation when it was handed out.
+    pub incarnation: u32,
+    /// Its images, in order.
+    pub entries: Vec<RecordEntry>,
+}
+
+impl RecordHeader {
+    /// Length on the store in bytes, images included.
+    pub fn length_bytes(&self) -> usize {
+        (1 + self.entries.len()) * BLOCK_BYTES
+    }
+
+    /// Writes the header into `block` (4096 bytes), for the store address `address_bytes`.
+    pub fn encode(&self, address_bytes: u64, block: &mut [u8]) {
+        assert_eq!(block.len(), BLOCK_BYTES);
+        assert!(self.entries.len() <= RECORD_ENTRIES_MAX);
+        block.fill(0);
+        let (raw, _) = RawHeader::mut_from_prefix(block).expect("the block is as long as the header");
+        raw.magic = MAGIC;
+        raw.count = U16::new(self.entries.len() as u16);
+        raw.lane = U16::new(self.lane);
+        raw.session = U64::new(self.session);
+        raw.sequence = U64::new(self.sequence);
+        raw.epoch = U64::new(self.epoch.0);
+        raw.volume = self.volume;
+        raw.segment = U32::new(self.segment);
+        raw.incarnation = U32::new(self.incarnation);
+        for (slot, entry) in raw.entries.iter_mut().zip(&self.entries) {
+            slot.block = U64::new(entry.block);
+            slot.checksum = U32::new(entry.checksum);
+            slot.flags = U32::new(if entry.unreadable { FLAG_UNREADABLE } else { 0 });
+        }
+        let checksum = salted(Kind::SegmentRecord, address_bytes, u64::from(self.incarnation), block);
+        let (raw, _) = RawHeader::mut_from_prefix(block).expect("the block is as long as the header");
+        raw.checksum = U32::new(checksum);
+    }
+
+    /// Reads a header found at `address_bytes` of a segment handed out with `incarnation`; `None` where there is no
+    /// valid one.
+    pub fn decode(address_bytes: u64, segment: SegmentIndex, incarnation: u32, block: &[u8]) -> Option<RecordHeader> {
+        assert_eq!(block.len(), BLOCK_BYTES);
+        let (raw, _) = RawHeader::ref_from_prefix(block).expect("the block is as long as the header");
+        if raw.magic != MAGIC || raw.incarnation.get() != incarnation || raw.segment.get() != segment {
+            return None;
+        }
+        let mut unsealed = [0u8; BLOCK_BYTES];
+        unsealed.copy_from_slice(block);
+        unsealed[8..12].fill(0);
+        if salted(Kind::SegmentRecord, address_bytes, u64::from(incarnation), &unsealed) != raw.checksum.get() {
+            return None;
+        }
+        let count = raw.count.get() as usize;
+        if count > RECORD_ENTRIES_MAX {
+            return None;
+        }
+        let entries = raw.entries[..count]
+            .iter()
+            .map(|slot| RecordEntry {
+                block: slot.block.get(),
+                checksum: slot.checksum.get(),
+                unreadable: slot.flags.get() & FLAG_UNREADABLE != 0,
+            })
+            .collect();
+        Some(RecordHeader {
+            lane: raw.lane.get(),
+            session: raw.session.get(),
+            sequence: raw.sequence.get(),
+            epoch: Epoch(raw.epoch.get()),
+            volume: raw.volume,
+            segment,
+            incarnation,
+            entries,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> RecordHeader {
+        RecordHeader {
+            lane: 3,
+            session: 9,
+            sequence: 77,
+            epoch: Epoch(5),
+            volume: [7; 16],
+            segment: 12,
+            incarnation: 4,
+            entries: (0..RECORD_ENTRIES_MAX as u64)
+                .map(|block| RecordEntry { block: block * 3, checksum: block as u32, unreadable: block == 7 })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_header_counts_only_at_its_own_place_and_in_its_own_life() {
+        let mut block = vec![0; BLOCK_BYTES];
+        header().encode(8192, &mut block);
+        assert_eq!(RecordHeader::decode(8192, 12, 4, &block), Some(header()));
+        assert_eq!(RecordHeader::decode(12288, 12, 4, &block), None);
+        assert_eq!(RecordHeader::decode(8192, 13, 4, &block), None);
+        assert_eq!(RecordHeader::decode(8192, 12, 5, &block), None);
+    }
+
+    #[test]
+    fn every_flipped_byte_of_a_header_is_noticed() {
+        let mut block = vec![0; BLOCK_BYTES];
+        header().encode(8192, &mut block);
+        for at in 0..BLOCK_BYTES {
+            block[at] ^= 0x40;
+            assert_eq!(RecordHeader::decode(8192, 12, 4, &block), None, "byte {at}");
+            block[at] ^= 0x40;
+        }
+    }
+}

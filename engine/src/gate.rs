@@ -1,0 +1,125 @@
+//! The gate right before the origin write: open in normal times, closed and drained for a cut.
+//!
+//! Invariants:
+//! - Whoever entered and has not left is counted, in its own lane's counter, before it looks at any map.
+//! - After `close` and a successful `drain` nobody is inside and nobody gets in until `open`.
+//! - Entering writes one cache line, the lane's own.
+//!
+//! Memory order: `enter` adds to the counter and then reads `closed`; `close` writes `closed` and then reads the
+//! counters. Each must see the other's write or be seen by it, which only sequential consistency gives for
+//! store-then-load on two locations. `engine/tests/loom_gate.rs` explores it.
+
+use crate::deadline::Deadline;
+use crate::signal::Signal;
+use crossbeam::utils::CachePadded;
+use futures_util::future::{select, Either};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// Counts origin writes in flight; see the file's head.
+pub struct Gate {
+    closed: AtomicBool,
+    lanes: Box<[CachePadded<AtomicU32>]>,
+    opened: Signal,
+    left: Signal,
+}
+
+/// Being inside the gate; leaving is dropping it.
+pub struct Passage<'a> {
+    gate: &'a Gate,
+    lane: u16,
+}
+
+impl Gate {
+    /// An open gate for `lanes` lanes.
+    pub fn new(lanes: u16) -> Gate {
+        Gate {
+            closed: AtomicBool::new(false),
+            lanes: (0..lanes).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
+            opened: Signal::default(),
+            left: Signal::default(),
+        }
+    }
+
+    /// Enters if the gate is open.
+    pub fn try_enter(&self, lane: u16) -> Option<Passage<'_>> {
+        self.lanes[lane as usize].fetch_add(1, Ordering::SeqCst);
+        let passage = Passage { gate: self, lane };
+        // A closed gate: the passage is dropped at once, which takes the count back and tells the drainer.
+        (!self.closed.load(Ordering::SeqCst)).then_some(passage)
+    }
+
+    /// Enters, waiting while a cut has the gate closed.
+    pub async fn enter(&self, lane: u16) -> Passage<'_> {
+        loop {
+            if let Some(passage) = self.try_enter(lane) {
+                return passage;
+            }
+            let listener = self.opened.listen();
+            if !self.closed.load(Ordering::SeqCst) {
+                continue;
+            }
+            listener.await;
+        }
+    }
+
+    /// Nobody new gets in. Only one cut at a time closes the gate.
+    pub fn close(&self) {
+        let was_closed = self.closed.swap(true, Ordering::SeqCst);
+        assert!(!was_closed, "one cut at a time");
+    }
+
+    /// Lets everybody in again.
+    pub fn open(&self) {
+        let was_closed = self.closed.swap(false, Ordering::SeqCst);
+        assert!(was_closed, "only a closed gate is opened");
+        self.opened.notify();
+    }
+
+    /// Whether nobody is inside.
+    pub fn is_drained(&self) -> bool {
+        self.lanes.iter().all(|count| count.load(Ordering::SeqCst) == 0)
+    }
+
+    /// Waits until nobody is inside; false when the deadline came first. The gate stays closed either way.
+    pub async fn drain(&self, deadline: &Deadline) -> bool {
+        assert!(self.closed.load(Ordering::SeqCst));
+        loop {
+            let listener = self.left.listen();
+            if self.is_drained() {
+                return true;
+            }
+            if let Either::Right(_) = select(listener, pin!(deadline.wait())).await {
+                return self.is_drained();
+            }
+        }
+    }
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        let before = self.gate.lanes[self.lane as usize].fetch_sub(1, Ordering::SeqCst);
+        assert!(before > 0);
+        if before == 1 && self.gate.closed.load(Ordering::SeqCst) {
+            self.gate.left.notify();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_gate_lets_nobody_in_and_counts_nobody() {
+        let gate = Gate::new(2);
+        let inside = gate.try_enter(1).expect("the gate is open");
+        gate.close();
+        assert!(gate.try_enter(0).is_none());
+        assert!(!gate.is_drained());
+        drop(inside);
+        assert!(gate.is_drained());
+        gate.open();
+        assert!(gate.try_enter(0).is_some());
+    }
+}

@@ -1,0 +1,404 @@
+//! The lane's log: records of before-images, one in flight at a time, everything that waits shares the next (group
+//! commit).
+//!
+//! Invariants:
+//! - At most one record of the lane is in flight; record n + 1 is submitted only after record n completed, so its
+//!   existence confirms record n.
+//! - A record that failed is written again, under the same sequence, in another segment; the failed segment takes no
+//!   more records.
+//! - Published before settled, durable before published.
+//! - A lone saver never waits for company.
+
+use super::save::Images;
+use super::Lane;
+use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
+use crate::entry::{Entry, UNREADABLE};
+use crate::epoch::EpochState;
+use crate::error::{Error, Result};
+use crate::format::checksum;
+use crate::format::record::{RecordEntry, RecordHeader, RECORD_BYTES_MAX, RECORD_ENTRIES_MAX};
+use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+
+/// Segments a record is tried in before the store is given up.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// A segment handed to a lane, with the incarnation that makes its older records void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Handed {
+    pub(crate) segment: SegmentIndex,
+    pub(crate) incarnation: u32,
+}
+
+/// A segment the lane will not append to any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClosedSegment {
+    pub(crate) segment: SegmentIndex,
+    pub(crate) epoch: Epoch,
+    /// Its last record; everything in it is covered once the lane's records up to here are.
+    pub(crate) last_sequence: u64,
+}
+
+/// What of a lane other threads look at.
+#[derive(Default)]
+pub struct LaneShared {
+    /// Segments handed out and not used yet.
+    pub(crate) reserve: Mutex<VecDeque<Handed>>,
+    /// Segments that became full or were abandoned, and are not data segments in the catalog yet.
+    pub(crate) closed: Mutex<Vec<ClosedSegment>>,
+}
+
+/// How a save ended.
+pub(super) enum SaveOutcome {
+    /// Durable, published, settled.
+    Saved,
+    /// The epoch was over before everything was appended.
+    Stale,
+    /// The store took it nowhere.
+    Failed(Error),
+}
+
+struct OpenSegment {
+    handed: Handed,
+    epoch: Epoch,
+    next_block: u32,
+    last_sequence: u64,
+}
+
+/// A saver's images on their way into one or more records.
+struct Pending {
+    epoch: Arc<EpochState>,
+    images: RefCell<Option<Images>>,
+    count: usize,
+    taken: Cell<usize>,
+    settled: Cell<usize>,
+    outcome: RefCell<Option<SaveOutcome>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Pending {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn end(&self, outcome: SaveOutcome) {
+        let mut slot = self.outcome.borrow_mut();
+        if slot.is_none() {
+            *slot = Some(outcome);
+        }
+        drop(slot);
+        self.wake();
+    }
+}
+
+/// The part of a pending save that one record carries.
+struct Share {
+    pending: Rc<Pending>,
+    from: usize,
+    count: usize,
+}
+
+/// The lane's own side of the log.
+pub(super) struct LaneLog {
+    queue: RefCell<VecDeque<Rc<Pending>>>,
+    in_flight: Cell<bool>,
+    segment: RefCell<Option<OpenSegment>>,
+    sequence: Cell<u64>,
+    unconfirmed: Cell<bool>,
+    buffer: RefCell<AlignedBuffer>,
+}
+
+impl LaneLog {
+    pub(super) fn new() -> LaneLog {
+        LaneLog {
+            queue: RefCell::default(),
+            in_flight: Cell::new(false),
+            segment: RefCell::default(),
+            sequence: Cell::new(0),
+            unconfirmed: Cell::new(false),
+            buffer: RefCell::new(aligned_buffer(RECORD_BYTES_MAX)),
+        }
+    }
+}
+
+impl<D: Disk> Lane<D> {
+    /// Appends images to the lane's log; resolves when they are durable, published and settled, or when that cannot
+    /// be. Gives the images back for their buffer.
+    pub(super) async fn append(&self, epoch: Arc<EpochState>, images: Images) -> (SaveOutcome, Option<Images>) {
+        let pending = Rc::new(Pending {
+            epoch,
+            count: images.blocks.len(),
+            images: RefCell::new(Some(images)),
+            taken: Cell::new(0),
+            settled: Cell::new(0),
+            outcome: RefCell::default(),
+            waker: RefCell::default(),
+        });
+        self.log.queue.borrow_mut().push_back(pending.clone());
+        loop {
+            if let Some(outcome) = pending.outcome.borrow_mut().take() {
+                return (outcome, pending.images.borrow_mut().take());
+            }
+            if !self.log.in_flight.replace(true) {
+                self.write_next_record().await;
+                self.log.in_flight.set(false);
+                // The next in the queue leads the next record.
+                if let Some(next) = self.log.queue.borrow().front() {
+                    next.wake();
+                }
+                continue;
+            }
+            std::future::poll_fn(|context| {
+                if pending.outcome.borrow().is_some() || !self.log.in_flight.get() {
+                    return Poll::Ready(());
+                }
+                *pending.waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+
+    /// Takes everything that waits, as far as one record and one segment hold it, and writes it durably.
+    async fn write_next_record(&self) {
+        let mut attempts = 0;
+        let mut shares: Vec<Share> = Vec::new();
+        loop {
+            let Some(epoch) = self.next_epoch(&shares) else { return };
+            let room = match self.open_segment(epoch.number).await {
+                Ok(room) => room,
+                Err(error) => return self.fail(shares, error),
+            };
+            epoch.record_begins();
+            // Counted first, looked at second: see the head of epoch.rs.
+            if self.volume.active_number.load(Ordering::SeqCst) != epoch.number.0 {
+                epoch.record_ends();
+                self.drop_stale(&mut shares);
+                continue;
+            }
+            if shares.is_empty() {
+                shares = self.take_shares(&epoch, room);
+            }
+            let result = self.write_record(&epoch, &shares).await;
+            match result {
+                Ok(entries) => self.publish(&epoch, &shares, &entries),
+                Err(error) => {
+                    attempts += 1;
+                    tracing::error!(%error, attempts, "a record of before-images could not be written");
+                    self.close_segment();
+                    epoch.record_ends();
+                    if attempts == ATTEMPTS_MAX {
+                        return self.fail(shares, error);
+                    }
+                    continue;
+                }
+            }
+            epoch.record_ends();
+            return;
+        }
+    }
+
+    /// The epoch of what comes next; saves of epochs that are over are sent back to start again.
+    fn next_epoch(&self, shares: &[Share]) -> Option<Arc<EpochState>> {
+        if let Some(share) = shares.first() {
+            return Some(share.pending.epoch.clone());
+        }
+        let active = self.volume.active_number.load(Ordering::SeqCst);
+        let mut queue = self.log.queue.borrow_mut();
+        while let Some(front) = queue.front() {
+            if front.epoch.number.0 == active {
+                return Some(front.epoch.clone());
+            }
+            let stale = queue.pop_front().expect("there is a front");
+            stale.end(SaveOutcome::Stale);
+        }
+        None
+    }
+
+    fn drop_stale(&self, shares: &mut Vec<Share>) {
+        for share in shares.drain(..) {
+            self.forget(&share.pending);
+            share.pending.end(SaveOutcome::Stale);
+        }
+    }
+
+    fn fail(&self, shares: Vec<Share>, error: Error) {
+        // Everyone who waits fails with the first: the store has been tried in several places by now.
+        let mut failed: Vec<Rc<Pending>> = shares.into_iter().map(|share| share.pending).collect();
+        failed.extend(self.log.queue.borrow_mut().drain(..));
+        for pending in failed {
+            let error = Error::new(error.kind(), "save old content", "store").saying(error.to_string());
+            pending.end(SaveOutcome::Failed(error));
+        }
+    }
+
+    fn forget(&self, pending: &Rc<Pending>) {
+        self.log.queue.borrow_mut().retain(|queued| !Rc::ptr_eq(queued, pending));
+    }
+
+    /// Makes sure a segment of this epoch is open; says how many images still fit.
+    async fn open_segment(&self, epoch: Epoch) -> Result<usize> {
+        loop {
+            let segment_blocks = self.volume.geometry().segment_blocks();
+            if let Some(open) = &*self.log.segment.borrow() {
+                if open.epoch == epoch && open.next_block + 2 <= segment_blocks {
+                    return Ok((segment_blocks - open.next_block - 1) as usize);
+                }
+            }
+            self.close_segment();
+            let handed = self.volume.take_segment(&self.disks, self.index).await?;
+            let open = OpenSegment { handed, epoch, next_block: 0, last_sequence: 0 };
+            *self.log.segment.borrow_mut() = Some(open);
+        }
+    }
+
+    fn close_segment(&self) {
+        if let Some(open) = self.log.segment.borrow_mut().take() {
+            let closed =
+                ClosedSegment { segment: open.handed.segment, epoch: open.epoch, last_sequence: open.last_sequence };
+            self.shared().closed.lock().expect("no holder of this lock panics").push(closed);
+        }
+    }
+
+    fn shared(&self) -> &LaneShared {
+        &self.volume.lanes[self.index as usize]
+    }
+
+    fn take_shares(&self, epoch: &Arc<EpochState>, room: usize) -> Vec<Share> {
+        let mut room = room.min(RECORD_ENTRIES_MAX);
+        let mut shares = Vec::new();
+        let mut queue = self.log.queue.borrow_mut();
+        while let Some(front) = queue.front().filter(|front| room > 0 && Arc::ptr_eq(&front.epoch, epoch)) {
+            let from = front.taken.get();
+            let count = (front.count - from).min(room);
+            assert!(count > 0);
+            room -= count;
+            front.taken.set(from + count);
+            shares.push(Share { pending: front.clone(), from, count });
+            if from + count == front.count {
+                queue.pop_front();
+            }
+        }
+        shares
+    }
+
+    /// Writes one record into the open segment; returns its entries.
+    async fn write_record(&self, epoch: &Arc<EpochState>, shares: &[Share]) -> Result<Vec<Entry>> {
+        let mut buffer = self.log.buffer.replace(aligned_buffer(0));
+        let (address_bytes, entries) = self.fill_record(epoch, shares, &mut buffer);
+        let length = (1 + entries.len()) * BLOCK_BYTES;
+        let result = self.disks.store.write_durable(address_bytes, &buffer[..length]).await;
+        self.log.buffer.replace(buffer);
+        result?;
+        let sequence = self.log.sequence.get() + 1;
+        self.log.sequence.set(sequence);
+        self.log.unconfirmed.set(!entries.is_empty());
+        let mut segment = self.log.segment.borrow_mut();
+        let open = segment.as_mut().expect("the record lies in the open segment");
+        open.next_block += 1 + entries.len() as u32;
+        open.last_sequence = sequence;
+        self.volume.stats.records.add(1);
+        self.volume.stats.blocks_saved.add(entries.len() as u64);
+        Ok(entries)
+    }
+
+    fn fill_record(&self, epoch: &EpochState, shares: &[Share], buffer: &mut [u8]) -> (u64, Vec<Entry>) {
+        let segment = self.log.segment.borrow();
+        let open = segment.as_ref().expect("a segment is open");
+        assert_eq!(open.epoch, epoch.number);
+        let geometry = self.volume.geometry();
+        let address_bytes = geometry.segment_start_bytes(open.handed.segment) + u64::from(open.next_block) * 4096;
+        let mut header = RecordHeader {
+            lane: self.index,
+            session: self.volume.session,
+            sequence: self.log.sequence.get() + 1,
+            epoch: epoch.number,
+            volume: self.volume.volume_id,
+            segment: open.handed.segment,
+            incarnation: open.handed.incarnation,
+            entries: Vec::with_capacity(shares.iter().map(|share| share.count).sum()),
+        };
+        let mut entries = Vec::with_capacity(header.entries.capacity());
+        for share in shares {
+            let images = share.pending.images.borrow();
+            let images = images.as_ref().expect("images stay until the outcome is taken");
+            for index in share.from..share.from + share.count {
+                let image = &images.data[index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES];
+                let at = (1 + entries.len()) * BLOCK_BYTES;
+                buffer[at..at + BLOCK_BYTES].copy_from_slice(image);
+                let (block, unreadable) = (images.blocks[index], images.unreadable[index]);
+                let checksum = checksum::image(image);
+                header.entries.push(RecordEntry { block, checksum, unreadable });
+                let stored_at = (address_bytes + at as u64) / BLOCK_BYTES as u64;
+                let address = if unreadable { UNREADABLE } else { stored_at };
+                entries.push(Entry { block, epoch: epoch.number, address, checksum });
+            }
+        }
+        assert!(address_bytes + header.length_bytes() as u64 <= geometry.segment_end_bytes(open.handed.segment));
+        header.encode(address_bytes, &mut buffer[..BLOCK_BYTES]);
+        (address_bytes, entries)
+    }
+
+    /// The record is durable: its entries become visible, then its blocks may be overwritten.
+    fn publish(&self, epoch: &EpochState, shares: &[Share], entries: &[Entry]) {
+        {
+            let saved = epoch.saved.read().expect("no holder of this lock panics");
+            for entry in entries {
+                saved.publish(entry);
+            }
+            epoch.note_published(self.index, self.log.sequence.get());
+            if saved.len() >= self.volume.limits.spill_entries {
+                self.volume.work.notify();
+            }
+        }
+        for entry in entries {
+            epoch.needed.settle(entry.block);
+        }
+        for share in shares {
+            let settled = share.pending.settled.get() + share.count;
+            share.pending.settled.set(settled);
+            if settled == share.pending.count {
+                share.pending.end(SaveOutcome::Saved);
+            }
+        }
+    }
+
+    /// An idle lane confirms its last record by an empty one, so that losing the last record is noticed.
+    pub(super) async fn confirm_last_record(&self) -> Result<()> {
+        if !self.log.unconfirmed.get() || self.log.in_flight.get() || !self.log.queue.borrow().is_empty() {
+            return Ok(());
+        }
+        let epoch = self.epoch();
+        self.log.in_flight.set(true);
+        let result = self.write_confirmation(&epoch).await;
+        self.log.in_flight.set(false);
+        if let Some(next) = self.log.queue.borrow().front() {
+            next.wake();
+        }
+        result
+    }
+
+    async fn write_confirmation(&self, epoch: &Arc<EpochState>) -> Result<()> {
+        self.open_segment(epoch.number).await?;
+        epoch.record_begins();
+        let mut result = Ok(());
+        if self.volume.active_number.load(Ordering::SeqCst) == epoch.number.0 {
+            match self.write_record(epoch, &[]).await {
+                Ok(entries) => self.publish(epoch, &[], &entries),
+                Err(error) => {
+                    self.close_segment();
+                    result = Err(error);
+                }
+            }
+        }
+        epoch.record_ends();
+        result
+    }
+}

@@ -1,0 +1,243 @@
+//! The lane: the write context of one thread, and the write path (mission A2, A4; figs. 26, 41).
+//!
+//! Invariants:
+//! - A request is counted in the gate before it tests the needed map, and only then writes the origin: a cut finds
+//!   every origin write either finished or not yet tested.
+//! - Everything a request claimed is saved before it waits for what others claimed: two requests that claim
+//!   crosswise cannot wait for each other.
+//! - Nobody waits for a save, a lock or the catalog while inside the gate.
+
+mod log;
+mod save;
+
+pub use log::LaneShared;
+pub(crate) use log::{ClosedSegment, Handed};
+
+use crate::disk::{Disk, Disks};
+use crate::epoch::EpochState;
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{blocks_inside, blocks_touched, BLOCK_BYTES, PIECE_BLOCKS_MAX};
+use crate::volume::Volume;
+use log::LaneLog;
+use save::BufferPool;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// The write context of one thread. Any number of requests may run in it at a time, as tasks of that thread.
+pub struct Lane<D> {
+    volume: Arc<Volume>,
+    index: u16,
+    disks: Rc<Disks<D>>,
+    epoch: RefCell<Arc<EpochState>>,
+    log: LaneLog,
+    buffers: BufferPool,
+}
+
+/// What a request puts on the origin.
+#[derive(Clone, Copy)]
+pub(crate) enum Content<'a> {
+    Data(&'a [u8]),
+    Zeroes { length_bytes: u64, may_unmap: bool },
+}
+
+impl Content<'_> {
+    pub(crate) fn length_bytes(&self) -> u64 {
+        match self {
+            Content::Data(data) => data.len() as u64,
+            Content::Zeroes { length_bytes, .. } => *length_bytes,
+        }
+    }
+
+    fn piece(&self, from: u64, length_bytes: u64) -> Self {
+        match self {
+            Content::Data(data) => Content::Data(&data[from as usize..(from + length_bytes) as usize]),
+            Content::Zeroes { may_unmap, .. } => Content::Zeroes { length_bytes, may_unmap: *may_unmap },
+        }
+    }
+}
+
+impl<D: Disk> Lane<D> {
+    /// The lane with this index of the volume. Each index is used by one thread at a time.
+    pub fn new(volume: Arc<Volume>, index: u16, disks: Rc<Disks<D>>) -> Lane<D> {
+        assert!((index as usize) < volume.lanes.len());
+        let epoch = RefCell::new(volume.active_epoch());
+        Lane { volume, index, disks, epoch, log: LaneLog::new(), buffers: BufferPool::default() }
+    }
+
+    /// The volume this lane writes.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// The disks this lane's thread uses.
+    pub fn disks(&self) -> &Rc<Disks<D>> {
+        &self.disks
+    }
+
+    /// Reads the volume's current content (mission A6).
+    pub async fn read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
+        self.volume.check_range("read", offset_bytes, buffer.len() as u64)?;
+        self.volume.read_current(&self.disks, offset_bytes, buffer).await
+    }
+
+    /// Writes the volume. `durable`: on completion the data survives a power failure. Before any needed block is
+    /// overwritten its old content is durable in the store (law 2).
+    pub async fn write(&self, offset_bytes: u64, data: &[u8], durable: bool) -> Result<()> {
+        self.overwrite("write", offset_bytes, Content::Data(data), durable).await
+    }
+
+    /// Writes zeroes; like any write, it saves what is needed first.
+    pub async fn write_zeroes(&self, offset: u64, length_bytes: u64, durable: bool, may_unmap: bool) -> Result<()> {
+        self.overwrite("write zeroes", offset, Content::Zeroes { length_bytes, may_unmap }, durable).await
+    }
+
+    async fn overwrite(&self, operation: &'static str, offset: u64, content: Content<'_>, durable: bool) -> Result<()> {
+        let length = content.length_bytes();
+        self.volume.check_range(operation, offset, length)?;
+        let mut done = 0;
+        while done < length {
+            let at = offset + done;
+            // Pieces end on block boundaries, so that no block is saved twice by its own request.
+            let piece_end = (at / BLOCK_BYTES as u64 + PIECE_BLOCKS_MAX) * BLOCK_BYTES as u64;
+            let piece_bytes = (length - done).min(piece_end - at);
+            self.overwrite_piece(at, content.piece(done, piece_bytes), durable).await?;
+            done += piece_bytes;
+        }
+        Ok(())
+    }
+
+    /// Fig. 26 for one piece: test; save what is needed; then write.
+    async fn overwrite_piece(&self, offset: u64, content: Content<'_>, durable: bool) -> Result<()> {
+        let range = blocks_touched(offset, content.length_bytes());
+        let watched = self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await?;
+        loop {
+            let passage = self.volume.gate.enter(self.index).await;
+            let epoch = self.epoch();
+            if self.volume.restore.holds_back(range.clone()) {
+                drop(passage);
+                self.volume.move_before_write(self, range.clone()).await?;
+                continue;
+            }
+            if !epoch.needed.any_needed(range.clone()) {
+                let result = self.write_origin(offset, &content, durable).await;
+                drop(passage);
+                drop(watched);
+                return result;
+            }
+            drop(passage);
+            self.save(&epoch, range.clone()).await?;
+        }
+    }
+
+    /// The write of a restore: it saves what is there like any write, but is not held back by its own restore.
+    pub(crate) async fn write_back(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let range = blocks_touched(offset, data.len() as u64);
+        let content = Content::Data(data);
+        let _watched = self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await?;
+        loop {
+            let passage = self.volume.gate.enter(self.index).await;
+            let epoch = self.epoch();
+            if !epoch.needed.any_needed(range.clone()) {
+                let result = self.write_origin(offset, &content, false).await;
+                drop(passage);
+                return result;
+            }
+            drop(passage);
+            self.save(&epoch, range.clone()).await?;
+        }
+    }
+
+    async fn write_origin(&self, offset: u64, content: &Content<'_>, durable: bool) -> Result<()> {
+        let origin = &self.disks.origin;
+        match *content {
+            Content::Data(data) if durable => {
+                self.volume.refuse_after_failed_flush()?;
+                let result = origin.write_durable(offset, data).await;
+                self.volume.latch_failed_flush(&self.disks, result).await
+            }
+            Content::Data(data) => origin.write(offset, data).await,
+            Content::Zeroes { length_bytes, may_unmap } => {
+                origin.write_zeroes(offset, length_bytes, may_unmap).await?;
+                if durable {
+                    self.volume.flush_origin(&self.disks).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Passes a discard down for the blocks that no snapshot needs; for the others it does nothing, which a discard
+    /// may. Discards are not remembered across a crash.
+    pub async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
+        self.volume.check_range("discard", offset_bytes, length_bytes)?;
+        let maximum = self.disks.origin.discard_bytes_max() / BLOCK_BYTES as u64;
+        if maximum == 0 {
+            return Ok(());
+        }
+        let whole = blocks_inside(offset_bytes, length_bytes, self.volume.size_bytes());
+        let mut at = whole.start;
+        while at < whole.end {
+            // One passage a piece: a cut never waits for a discard of a terabyte.
+            let end = whole.end.min(at + PIECE_BLOCKS_MAX * 16).min(at + maximum);
+            let passage = self.volume.gate.enter(self.index).await;
+            self.discard_unneeded(at, end).await?;
+            drop(passage);
+            at = end;
+        }
+        Ok(())
+    }
+
+    async fn discard_unneeded(&self, start: u64, end: u64) -> Result<()> {
+        let epoch = self.epoch();
+        let skip = |block: u64| {
+            epoch.needed.is_needed(block)
+                || self.volume.watch.is_watched(block)
+                || self.volume.restore.holds_back(block..block + 1)
+        };
+        let mut at = start;
+        while at < end {
+            if skip(at) {
+                at += 1;
+                continue;
+            }
+            let from = at;
+            while at < end && !skip(at) {
+                at += 1;
+            }
+            let from_bytes = from * BLOCK_BYTES as u64;
+            let to_bytes = (at * BLOCK_BYTES as u64).min(self.volume.size_bytes());
+            self.disks.origin.discard(from_bytes, to_bytes - from_bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable everything that completed before (law 4). Before-images are durable already.
+    pub async fn flush(&self) -> Result<()> {
+        self.volume.refuse_closed("flush")?;
+        self.volume.flush_origin(&self.disks).await
+    }
+
+    /// To be called about once a second: confirms the last record of an idle lane, and lets held-back writes try
+    /// again.
+    pub async fn tick(&self) -> Result<()> {
+        self.volume.retry.notify();
+        self.confirm_last_record().await
+    }
+
+    /// The active epoch, as this lane sees it. Inside the gate it cannot change.
+    fn epoch(&self) -> Arc<EpochState> {
+        let number = self.volume.active_number.load(Ordering::SeqCst);
+        let mut epoch = self.epoch.borrow_mut();
+        if epoch.number.0 != number {
+            *epoch = self.volume.active_epoch();
+        }
+        epoch.clone()
+    }
+}
+
+/// A request that the volume cannot serve.
+pub(crate) fn invalid(operation: &'static str, message: String) -> Error {
+    Error::new(ErrorKind::Invalid, operation, "volume").saying(message)
+}

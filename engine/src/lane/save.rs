@@ -1,0 +1,123 @@
+//! Saving before-images: claim, read, append, settle.
+//!
+//! Invariants:
+//! - Whoever claimed a block either settles it or releases it; no path leaves a claim behind.
+//! - A save for an epoch that is over appends nothing: the request starts again in the new epoch.
+
+use super::log::SaveOutcome;
+use super::Lane;
+use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
+use crate::epoch::EpochState;
+use crate::error::Result;
+use crate::units::{BlockIndex, BLOCK_BYTES};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Blocks claimed by one request, with their old content.
+pub(super) struct Images {
+    pub(super) blocks: Vec<BlockIndex>,
+    /// Parallel to `blocks`: could not be read.
+    pub(super) unreadable: Vec<bool>,
+    pub(super) data: AlignedBuffer,
+}
+
+/// Buffers for old content, kept for the next save. Bounded: what exceeds the bound is freed.
+#[derive(Default)]
+pub(super) struct BufferPool {
+    free: RefCell<Vec<AlignedBuffer>>,
+}
+
+const POOLED_BUFFERS_MAX: usize = 32;
+
+impl BufferPool {
+    fn take(&self, length_bytes: usize) -> AlignedBuffer {
+        let mut free = self.free.borrow_mut();
+        match free.iter().position(|buffer| buffer.len() >= length_bytes) {
+            Some(at) => free.swap_remove(at),
+            None => aligned_buffer(length_bytes.next_power_of_two()),
+        }
+    }
+
+    fn give_back(&self, buffer: AlignedBuffer) {
+        let mut free = self.free.borrow_mut();
+        if free.len() < POOLED_BUFFERS_MAX {
+            free.push(buffer);
+        }
+    }
+}
+
+impl<D: Disk> Lane<D> {
+    /// Saves what is needed in the range: everything this request claims, and then waits for what others claimed.
+    /// On return the caller tests again. Fails only where the store and the state directory both fail (law 5).
+    pub(super) async fn save(&self, epoch: &Arc<EpochState>, range: Range<BlockIndex>) -> Result<()> {
+        let mut claimed = Vec::new();
+        epoch.needed.claim(range.clone(), &mut claimed);
+        if !claimed.is_empty() {
+            self.volume.stats.saves.add(1);
+            match self.save_claimed(epoch, &claimed).await {
+                SaveOutcome::Saved => {}
+                SaveOutcome::Stale => epoch.needed.release(&claimed),
+                SaveOutcome::Failed(error) => {
+                    epoch.needed.release(&claimed);
+                    self.volume.give_up_saving(&self.disks, epoch.number, error).await?;
+                }
+            }
+        }
+        epoch.needed.wait_unclaimed(range).await;
+        Ok(())
+    }
+
+    async fn save_claimed(&self, epoch: &Arc<EpochState>, claimed: &[Range<BlockIndex>]) -> SaveOutcome {
+        let images = self.read_old_content(claimed).await;
+        let (outcome, images) = self.append(epoch.clone(), images).await;
+        if let Some(images) = images {
+            self.buffers.give_back(images.data);
+        }
+        outcome
+    }
+
+    async fn read_old_content(&self, claimed: &[Range<BlockIndex>]) -> Images {
+        let blocks: Vec<BlockIndex> = claimed.iter().cloned().flatten().collect();
+        assert!(!blocks.is_empty());
+        let mut images = Images {
+            unreadable: vec![false; blocks.len()],
+            data: self.buffers.take(blocks.len() * BLOCK_BYTES),
+            blocks,
+        };
+        let mut slot = 0;
+        for run in claimed {
+            let count = (run.end - run.start) as usize;
+            self.read_old_run(run.clone(), slot, &mut images).await;
+            slot += count;
+        }
+        images
+    }
+
+    /// One read for the run. Where that fails, one read a block, and what cannot be read is marked: the write goes
+    /// through, and snapshot reads of the block give an error.
+    async fn read_old_run(&self, run: Range<BlockIndex>, slot: usize, images: &mut Images) {
+        let count = (run.end - run.start) as usize;
+        let data = &mut images.data[slot * BLOCK_BYTES..(slot + count) * BLOCK_BYTES];
+        if self.read_blocks(run.start, data).await.is_ok() {
+            return;
+        }
+        for (index, block) in run.enumerate() {
+            let image = &mut data[index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES];
+            if let Err(error) = self.read_blocks(block, image).await {
+                tracing::error!(block, %error, "old content cannot be read; snapshots get an error there");
+                image.fill(0);
+                images.unreadable[slot + index] = true;
+            }
+        }
+    }
+
+    /// Reads whole blocks of the origin; what lies beyond its end, in the last block, reads as zeroes.
+    async fn read_blocks(&self, first: BlockIndex, data: &mut [u8]) -> Result<()> {
+        let offset = first * BLOCK_BYTES as u64;
+        let available = self.volume.size_bytes().saturating_sub(offset).min(data.len() as u64) as usize;
+        let (inside, beyond) = data.split_at_mut(available);
+        beyond.fill(0);
+        self.disks.origin.read(offset, inside).await
+    }
+}

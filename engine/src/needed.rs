@@ -1,0 +1,259 @@
+//! The needed map: does any snapshot still need what is on the origin here?
+//!
+//! Invariants:
+//! - A block is *untouched* (needed, unclaimed), *being saved* (needed, claimed) or *settled* (not needed).
+//! - A claim is taken by exactly one saver, which settles it or releases it.
+//! - A bit once settled stays settled for the life of the map: a new epoch gets a new map.
+//! - A page that nobody claimed in does not exist; its blocks are all untouched, or all settled where the map was
+//!   made for an epoch that nobody needs.
+//!
+//! Memory orders: `settle` clears the needed bit with release after the entry was published and its record was
+//! durable; `any_needed` loads with acquire, so whoever finds the bit clear may overwrite the origin. A claim is
+//! acquire-release, so that who takes over a released claim sees what the releaser did.
+
+use crate::units::BlockIndex;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::task::{Poll, Waker};
+
+const WORD_BITS: u64 = 64;
+const PAGE_WORDS: u64 = 64;
+/// Blocks covered by one page of the map (16 MiB of the volume).
+pub const PAGE_BLOCKS: u64 = WORD_BITS * PAGE_WORDS;
+const WAITER_SHARDS: u64 = 64;
+
+struct Page {
+    needed: [AtomicU64; PAGE_WORDS as usize],
+    claimed: [AtomicU64; PAGE_WORDS as usize],
+}
+
+impl Page {
+    fn untouched() -> Box<Page> {
+        Box::new(Page {
+            needed: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
+            claimed: std::array::from_fn(|_| AtomicU64::new(0)),
+        })
+    }
+}
+
+/// The map of one epoch.
+pub struct NeededMap {
+    blocks: u64,
+    saving: bool,
+    pages: Box<[OnceLock<Box<Page>>]>,
+    waiters: Box<[Mutex<Vec<(u64, Waker)>>]>,
+}
+
+impl NeededMap {
+    /// A map of `blocks` blocks. `saving`: every block is needed; otherwise none is, for ever.
+    pub fn new(blocks: u64, saving: bool) -> NeededMap {
+        let pages = if saving { blocks.div_ceil(PAGE_BLOCKS) } else { 0 };
+        NeededMap {
+            blocks,
+            saving,
+            pages: (0..pages).map(|_| OnceLock::new()).collect(),
+            waiters: (0..WAITER_SHARDS).map(|_| Mutex::new(Vec::new())).collect(),
+        }
+    }
+
+    /// Whether first overwrites are saved at all.
+    pub fn saving(&self) -> bool {
+        self.saving
+    }
+
+    fn page(&self, word: u64) -> &Page {
+        self.pages[(word / PAGE_WORDS) as usize].get_or_init(Page::untouched)
+    }
+
+    /// Whether some snapshot needs what is on the origin in any of these blocks: the one test of the write path.
+    pub fn any_needed(&self, range: Range<BlockIndex>) -> bool {
+        assert!(range.end <= self.blocks);
+        if !self.saving {
+            return false;
+        }
+        masks(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
+            None => true,
+            Some(page) => page.needed[(word % PAGE_WORDS) as usize].load(Ordering::Acquire) & mask != 0,
+        })
+    }
+
+    /// Whether this block is needed.
+    pub fn is_needed(&self, block: BlockIndex) -> bool {
+        self.any_needed(block..block + 1)
+    }
+
+    /// Claims every block of the range that is needed and unclaimed; appends them to `claimed`, ascending, as runs.
+    pub fn claim(&self, range: Range<BlockIndex>, claimed: &mut Vec<Range<BlockIndex>>) {
+        assert!(self.saving && range.end <= self.blocks);
+        for (word, mask) in masks(range) {
+            let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
+            let needed = page.needed[index].load(Ordering::Acquire) & mask;
+            if needed == 0 {
+                continue;
+            }
+            let before = page.claimed[index].fetch_or(needed, Ordering::AcqRel);
+            // A settled block keeps its claim bit, so a bit that this call turned on was untouched.
+            push_runs(word * WORD_BITS, needed & !before, claimed);
+        }
+    }
+
+    /// The block's before-image is durable and published: it may be overwritten.
+    pub fn settle(&self, block: BlockIndex) {
+        let (word, mask) = (block / WORD_BITS, 1 << (block % WORD_BITS));
+        let page = self.page(word);
+        let index = (word % PAGE_WORDS) as usize;
+        assert!(page.claimed[index].load(Ordering::Relaxed) & mask != 0, "only a claimed block is settled");
+        page.needed[index].fetch_and(!mask, Ordering::AcqRel);
+        self.wake(word);
+    }
+
+    /// The block was saved in an earlier life of this epoch (recovery): nobody has to claim it.
+    pub fn settle_unclaimed(&self, block: BlockIndex) {
+        if !self.saving || block >= self.blocks {
+            return;
+        }
+        let (word, mask) = (block / WORD_BITS, 1 << (block % WORD_BITS));
+        let page = self.page(word);
+        page.claimed[(word % PAGE_WORDS) as usize].fetch_or(mask, Ordering::AcqRel);
+        page.needed[(word % PAGE_WORDS) as usize].fetch_and(!mask, Ordering::AcqRel);
+    }
+
+    /// Gives back claims that were not settled; who waited for them tries itself.
+    pub fn release(&self, claimed: &[Range<BlockIndex>]) {
+        for range in claimed {
+            for (word, mask) in masks(range.clone()) {
+                let page = self.page(word);
+                let index = (word % PAGE_WORDS) as usize;
+                // The claims are this caller's, so nobody else settles these bits meanwhile.
+                let unsettled = page.needed[index].load(Ordering::Acquire) & mask;
+                page.claimed[index].fetch_and(!unsettled, Ordering::AcqRel);
+                self.wake(word);
+            }
+        }
+    }
+
+    /// Waits until nothing in the range is being saved: each block is settled or its claim was released.
+    pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) {
+        for (word, mask) in masks(range) {
+            let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
+            let being_saved = || {
+                let claimed = page.claimed[index].load(Ordering::Acquire);
+                page.needed[index].load(Ordering::Acquire) & claimed & mask != 0
+            };
+            std::future::poll_fn(|context| {
+                let mut waiters = self.shard(word).lock().expect("no holder of this lock panics");
+                // Looked at under the lock that `wake` takes after it changed the bits: a change is seen here, or
+                // its wake-up finds this waker.
+                if !being_saved() {
+                    return Poll::Ready(());
+                }
+                if !waiters.iter().any(|(at, waker)| *at == word && waker.will_wake(context.waker())) {
+                    waiters.push((word, context.waker().clone()));
+                }
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+
+    fn shard(&self, word: u64) -> &Mutex<Vec<(u64, Waker)>> {
+        &self.waiters[(word % WAITER_SHARDS) as usize]
+    }
+
+    fn wake(&self, word: u64) {
+        let mut woken = Vec::new();
+        self.shard(word).lock().expect("no holder of this lock panics").retain(|(at, waker)| {
+            if *at == word {
+                woken.push(waker.clone());
+            }
+            *at != word
+        });
+        for waker in woken {
+            waker.wake();
+        }
+    }
+
+    /// Bytes of memory the map holds now: at most two bits a block, and the page table.
+    pub fn memory_bytes(&self) -> usize {
+        let pages = self.pages.iter().filter(|page| page.get().is_some()).count();
+        pages * size_of::<Page>() + std::mem::size_of_val(&*self.pages)
+    }
+}
+
+/// The words that a range of bits touches, each with the mask of its bits inside the range.
+fn masks(range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+    let words = if range.is_empty() { 0..0 } else { range.start / WORD_BITS..range.end.div_ceil(WORD_BITS) };
+    words.map(move |word| {
+        let first = word * WORD_BITS;
+        let low = range.start.saturating_sub(first);
+        let high = (range.end - first).min(WORD_BITS);
+        let mask = (u64::MAX << low) & (u64::MAX >> (WORD_BITS - high));
+        (word, mask)
+    })
+}
+
+/// Appends the set bits as runs, joining the last run where they touch.
+fn push_runs(first: u64, mut bits: u64, runs: &mut Vec<Range<u64>>) {
+    while bits != 0 {
+        let start = u64::from(bits.trailing_zeros());
+        let length = u64::from((bits >> start).trailing_ones());
+        match runs.last_mut() {
+            Some(last) if last.end == first + start => last.end += length,
+            _ => runs.push(first + start..first + start + length),
+        }
+        bits &= !((u64::MAX >> (WORD_BITS - length)) << start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(map: &NeededMap, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut claimed = Vec::new();
+        map.claim(range, &mut claimed);
+        claimed
+    }
+
+    #[test]
+    fn a_block_is_claimed_once_and_settled_for_ever() {
+        let map = NeededMap::new(10_000, true);
+        assert!(map.any_needed(0..10_000));
+        assert_eq!(claim(&map, 60..70), vec![60..70]);
+        assert_eq!(claim(&map, 55..75), vec![55..60, 70..75]);
+        for block in 55..75 {
+            assert!(map.is_needed(block));
+            map.settle(block);
+        }
+        assert!(!map.any_needed(55..75));
+        assert!(map.any_needed(54..75));
+        assert_eq!(claim(&map, 55..75), Vec::<Range<u64>>::new());
+    }
+
+    #[test]
+    fn a_released_claim_can_be_taken_again_but_a_settled_block_not() {
+        let map = NeededMap::new(200, true);
+        assert_eq!(claim(&map, 0..130), vec![0..130]);
+        map.settle(64);
+        map.release(&[0..130]);
+        assert_eq!(claim(&map, 0..130), vec![0..64, 65..130]);
+    }
+
+    #[test]
+    fn an_epoch_without_snapshots_needs_nothing() {
+        let map = NeededMap::new(1 << 30, false);
+        assert!(!map.any_needed(0..1 << 30));
+        assert!(map.memory_bytes() < 1024);
+    }
+
+    #[test]
+    fn memory_stays_at_two_bits_a_block_when_everything_is_touched() {
+        let blocks = 1 << 20;
+        let map = NeededMap::new(blocks, true);
+        for block in (0..blocks).step_by(PAGE_BLOCKS as usize) {
+            map.settle_unclaimed(block);
+        }
+        assert!(map.memory_bytes() as u64 * 8 <= blocks * 5 / 2);
+    }
+}

@@ -1,0 +1,66 @@
+//! A wake-up that cannot be lost: listen first, look at the condition, then wait.
+//!
+//! Invariants:
+//! - A listener taken before `notify` resolves, however late it is polled.
+//! - Wakers may be woken on any thread; nothing is held while they run.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+/// Tells any number of waiting tasks, on any thread, to look again.
+#[derive(Default)]
+pub struct Signal {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    generation: u64,
+    wakers: Vec<Waker>,
+}
+
+/// Resolves at the first `notify` after it was taken.
+pub struct Listener<'a> {
+    signal: &'a Signal,
+    generation: u64,
+}
+
+impl Signal {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+
+    /// A listener for the next notification. Take it before looking at the condition.
+    pub fn listen(&self) -> Listener<'_> {
+        Listener { signal: self, generation: self.state().generation }
+    }
+
+    /// Wakes everyone who listens.
+    pub fn notify(&self) {
+        let wakers = {
+            let mut state = self.state();
+            state.generation += 1;
+            std::mem::take(&mut state.wakers)
+        };
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+}
+
+impl Future for Listener<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.signal.state();
+        if state.generation != self.generation {
+            return Poll::Ready(());
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,78 @@
+//! Background work: one unit at a time, driven by the control thread (and by the simulator).
+
+use super::Volume;
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::lane::Lane;
+use std::sync::atomic::Ordering;
+
+/// Failures in a row of background work that concerns the store before saving is given up.
+const FAILURES_MAX: u32 = 8;
+
+impl Volume {
+    /// One unit of topping up, sealing, merging, freeing or moving; false when there is nothing to do. `lane` is the
+    /// control thread's own. One caller at a time.
+    pub async fn background_step<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
+        if self.refuse_closed("work in the background").is_err() {
+            return Ok(false);
+        }
+        let result = self.background_unit(lane).await;
+        match &result {
+            Ok(_) => self.background_failures.store(0, Ordering::Relaxed),
+            Err(error) => {
+                tracing::error!(%error, "background work failed");
+                if self.background_failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
+                    self.give_up_when_too_much_waits(lane).await?;
+                }
+            }
+        }
+        result
+    }
+
+    async fn background_unit<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
+        let disks = lane.disks();
+        {
+            let mut ledger = self.ledger.lock().await;
+            if self.record_failed_flush(&mut ledger, disks).await || self.release_retired(&mut ledger) {
+                return Ok(true);
+            }
+            if self.active_epoch().needed.saving() {
+                for lane in 0..self.lane_count() {
+                    if self.top_up_reserve(&mut ledger, disks, lane, false).await? {
+                        return Ok(true);
+                    }
+                }
+            }
+            if ledger.may_be_dead && self.free_dead(&mut ledger, disks).await? {
+                return Ok(true);
+            }
+            if self.spill_when_large(&mut ledger, self.limits.spill_entries) {
+                return Ok(true);
+            }
+        }
+        if self.seal_next(disks).await? || self.merge_next(disks).await? {
+            return Ok(true);
+        }
+        self.restore_step(lane).await
+    }
+
+    /// The store takes no runs any more and memory is at its bound: snapshots break rather than memory grow.
+    async fn give_up_when_too_much_waits<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
+        if self.entries_in_memory() < self.limits.entries_max {
+            return Ok(());
+        }
+        let error = crate::error::Error::new(crate::error::ErrorKind::Io, "write the index", "store");
+        let epoch = self.active_epoch().number;
+        self.give_up_saving(lane.disks(), epoch, error).await
+    }
+
+    /// Entries that no run holds yet.
+    pub(crate) fn entries_in_memory(&self) -> usize {
+        self.view_now().maps.iter().map(|map| map.len()).sum()
+    }
+
+    /// Resolves when there may be background work. Take it before the step that found nothing.
+    pub fn background_listener(&self) -> crate::signal::Listener<'_> {
+        self.work.listen()
+    }
+}

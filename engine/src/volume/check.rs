@@ -1,0 +1,138 @@
+//! Checking a store: everything that is wrong with it, not the first thing.
+
+use super::{SegmentPlaces, Volume};
+use crate::catalog::state::State;
+use crate::catalog::Catalog;
+use crate::disk::{aligned_buffer, Disk};
+use crate::entry::{Entry, UNREADABLE};
+use crate::error::Result;
+use crate::format::item::SegmentState;
+use crate::run::{pages_for, Run, RunLayout};
+use crate::units::{Epoch, BLOCK_BYTES};
+use crate::volume::read::verify;
+use crate::volume::seal::run_meta;
+use std::sync::Arc;
+
+/// What to check.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckOptions {
+    /// Read every saved block and compare its checksum, too.
+    pub data: bool,
+}
+
+/// One thing that is wrong, as a sentence that names the place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether snapshots are affected; otherwise it repairs itself.
+    pub serious: bool,
+    /// What is wrong, and where.
+    pub sentence: String,
+}
+
+struct Checker<'a, D> {
+    store: &'a D,
+    state: &'a State,
+    places: SegmentPlaces,
+    horizon: Epoch,
+    options: CheckOptions,
+    findings: Vec<Finding>,
+}
+
+/// Checks a store that no volume has open. An error only where its superblock or catalog cannot be read at all.
+pub async fn check_store<D: Disk>(store: &D, options: CheckOptions) -> Result<Vec<Finding>> {
+    let catalog = Catalog::open(store).await?;
+    check_catalog(store, &catalog, options).await
+}
+
+async fn check_catalog<D: Disk>(store: &D, catalog: &Catalog, options: CheckOptions) -> Result<Vec<Finding>> {
+    let (geometry, state) = (catalog.superblock().geometry, catalog.state());
+    let places =
+        SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes: u64::from(geometry.segment_bytes) };
+    let whole = |record: &&crate::format::item::SnapshotRecord| record.broken.is_none();
+    let horizon = state.snapshots.values().find(whole).map_or(super::seal::NO_EPOCH, |record| record.epoch);
+    let mut checker = Checker { store, state, places, horizon, options, findings: Vec::new() };
+    if catalog.repairs() > 0 {
+        let sentence = format!("{} damaged copies in the catalog; the other copies were used", catalog.repairs());
+        checker.findings.push(Finding { serious: false, sentence });
+    }
+    for record in state.runs.values() {
+        checker.check_run(record.run).await;
+    }
+    for record in state.snapshots.values().filter(|record| record.broken.is_some()) {
+        let sentence = format!("snapshot {} is broken: {}", record.name, record.reason);
+        checker.findings.push(Finding { serious: true, sentence });
+    }
+    Ok(checker.findings)
+}
+
+impl<D: Disk> Checker<'_, D> {
+    fn find(&mut self, sentence: String) {
+        self.findings.push(Finding { serious: true, sentence });
+    }
+
+    async fn check_run(&mut self, id: u64) {
+        let meta = run_meta(&self.state.runs[&id]);
+        let segments = match self.state.run_segments(id) {
+            Ok(segments) => segments,
+            Err(error) => return self.find(format!("run {id}: {error}")),
+        };
+        let expected = RunLayout::segments_for(pages_for(meta.entries).pages, self.places.segment_bytes);
+        if segments.len() as u64 != expected {
+            self.find(format!("run {id} has {} segments, but needs {expected}", segments.len()));
+        }
+        let layout = RunLayout {
+            segments,
+            segments_base_bytes: self.places.base_bytes,
+            segment_bytes: self.places.segment_bytes,
+        };
+        let run = match Run::open(meta, layout) {
+            Ok(run) => Arc::new(run),
+            Err(error) => return self.find(format!("run {id}: {error}")),
+        };
+        let mut cursor = run.scan_all();
+        let mut image = aligned_buffer(BLOCK_BYTES);
+        loop {
+            match cursor.next(self.store).await {
+                Ok(Some(entry)) => self.check_entry(&entry, &mut image).await,
+                Ok(None) => return,
+                Err(error) => return self.find(format!("run {id}: {error}")),
+            }
+        }
+    }
+
+    async fn check_entry(&mut self, entry: &Entry, image: &mut [u8]) {
+        if entry.epoch < self.horizon || entry.address == UNREADABLE {
+            return;
+        }
+        let offset = entry.address * BLOCK_BYTES as u64;
+        let end = self.places.segment_end_bytes(0) + (self.state.segments.len() as u64 - 1) * self.places.segment_bytes;
+        if offset < self.places.base_bytes || offset >= end {
+            return self.find(format!("block {} of epoch {} lies outside the segments", entry.block, entry.epoch));
+        }
+        let segment = self.places.segment_of(entry.address);
+        match self.state.segments[segment as usize].state {
+            SegmentState::Data { epoch } if epoch == entry.epoch => {}
+            SegmentState::Lane { .. } => {}
+            other => {
+                let (block, epoch) = (entry.block, entry.epoch);
+                return self
+                    .find(format!("block {block} of epoch {epoch} lies in segment {segment}, which is {other:?}"));
+            }
+        }
+        if self.options.data {
+            if let Err(error) = self.store.read(offset, image).await.and_then(|()| verify(entry, image)) {
+                self.find(error.to_string());
+            }
+        }
+    }
+}
+
+impl Volume {
+    /// Checks the store while the volume is in use. Control operations wait meanwhile; I/O does not, but for lanes
+    /// that need a new segment.
+    pub async fn check<D: Disk>(&self, store: &D, options: CheckOptions) -> Result<Vec<Finding>> {
+        let _operation = self.operations.lock().await;
+        let ledger = self.ledger.lock().await;
+        check_catalog(store, &ledger.catalog, options).await
+    }
+}

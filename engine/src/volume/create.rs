@@ -1,0 +1,96 @@
+//! Making a store, looking at one, and taking its signature away.
+
+use crate::catalog::Catalog;
+use crate::disk::{Disk, Disks};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::geometry::{Geometry, SEGMENT_BYTES_MIN};
+use crate::format::item::{Item, VolumeFacts};
+use crate::format::superblock::{self, OriginIdentity, Superblock};
+use crate::snapshot::Snapshot;
+use crate::units::{Epoch, BLOCK_BYTES};
+use crate::volume::CreateOptions;
+use crate::watch;
+
+/// Segments a store of middling size is cut into, when its segments are not chosen by hand.
+const SEGMENTS_WANTED: u64 = 65_536;
+/// Bounds of segments that are not chosen by hand.
+const SEGMENT_BYTES_DEFAULT_MIN: u64 = 256 << 10;
+const SEGMENT_BYTES_DEFAULT_MAX: u64 = 4 << 20;
+
+/// What a store says of itself, read without opening the volume.
+#[derive(Clone, Debug)]
+pub struct StoreInfo {
+    /// The superblock.
+    pub superblock: Superblock,
+    /// Size of the volume in bytes.
+    pub volume_bytes: u64,
+    /// Snapshots, oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Segments in all, and free ones.
+    pub segments_total: u64,
+    /// Segments that are free.
+    pub segments_free: u64,
+    /// A restore was under way.
+    pub restoring: bool,
+    /// A flush of the origin failed and was not cleared.
+    pub flush_failed: bool,
+}
+
+/// Makes a store for an origin. Nothing is written to the origin; what was on the store is lost, so the caller asks
+/// first. Fails with `NoSpace` where the store is too small, `Invalid` where the sizes make no sense.
+pub async fn create<D: Disk>(disks: &Disks<D>, options: &CreateOptions) -> Result<()> {
+    let size_bytes = disks.origin.size_bytes();
+    if size_bytes < BLOCK_BYTES as u64 {
+        let message = format!("the origin has {size_bytes} bytes; a volume needs at least {BLOCK_BYTES}");
+        return Err(Error::new(ErrorKind::Invalid, "create", "origin").saying(message));
+    }
+    let available = disks.store.size_bytes();
+    let store_bytes = options.store_bytes.unwrap_or(available);
+    if store_bytes > available {
+        let message = format!("the store device has {available} bytes, less than the {store_bytes} asked for");
+        return Err(Error::new(ErrorKind::NoSpace, "create", "store").saying(message));
+    }
+    let automatic = (store_bytes / SEGMENTS_WANTED).next_power_of_two();
+    let automatic = automatic.clamp(SEGMENT_BYTES_DEFAULT_MIN, SEGMENT_BYTES_DEFAULT_MAX) as u32;
+    let segment_bytes = options.segment_bytes.unwrap_or(automatic);
+    if !segment_bytes.is_power_of_two() || segment_bytes < SEGMENT_BYTES_MIN {
+        let message = format!("{segment_bytes} is no segment size; use a power of two from {SEGMENT_BYTES_MIN} on");
+        return Err(Error::new(ErrorKind::Invalid, "create", "store").saying(message));
+    }
+    let geometry = Geometry::plan(store_bytes, segment_bytes)?;
+    let origin = OriginIdentity { size_bytes, sector_bytes: disks.origin.sector_bytes() };
+    let mut superblock = Superblock::new(options.store_id, options.volume_id, geometry, origin);
+    superblock.clean = true;
+    superblock.host_id = options.host_id;
+    superblock.last_activity_unix_ms = options.now_unix_ms;
+    superblock.sample_key = options.sample_key;
+    let key = &options.sample_key;
+    let mut items = vec![Item::Volume(VolumeFacts { size_bytes, active_epoch: Epoch(1), flush_failed: false })];
+    items.extend(watch::watch_items(&watch::read_watched(&disks.origin, key, size_bytes).await?));
+    items.extend(watch::read_sample(&disks.origin, key, size_bytes).await?);
+    Catalog::create(&disks.store, superblock, &items).await?;
+    Ok(())
+}
+
+/// Takes the store's signature away. The origin is not touched; the snapshots are gone.
+pub async fn destroy<D: Disk>(store: &D) -> Result<()> {
+    superblock::erase(store).await
+}
+
+/// Looks at a store without changing it.
+pub async fn inspect<D: Disk>(store: &D) -> Result<StoreInfo> {
+    let catalog = Catalog::open(store).await?;
+    let state = catalog.state();
+    let is_free = |segment: &&crate::catalog::state::SegmentRecord| {
+        matches!(segment.state, crate::format::item::SegmentState::Free)
+    };
+    Ok(StoreInfo {
+        superblock: catalog.superblock().clone(),
+        volume_bytes: state.volume.size_bytes,
+        snapshots: state.snapshots.values().map(Snapshot::from_record).collect(),
+        segments_total: state.segments.len() as u64,
+        segments_free: state.segments.iter().filter(is_free).count() as u64,
+        restoring: state.restore.is_some(),
+        flush_failed: state.volume.flush_failed,
+    })
+}

@@ -1,0 +1,118 @@
+//! The cut: taking a snapshot (mission A1, A6).
+//!
+//! Flush while writes still run; close the gate; drain; flush again, now short; append the snapshot record durably;
+//! switch the epoch; open. The flushes keep deltas exact across power loss: all of the snapshot is durable at the cut.
+//!
+//! Invariants:
+//! - Before the snapshot record was submitted the deadline aborts the cut and nothing has changed.
+//! - Once it was submitted the epoch switches, whatever the result: a snapshot reported as failed may reappear, exact.
+//! - The gate is never left closed.
+
+use super::Volume;
+use crate::catalog::SNAPSHOTS_MAX;
+use crate::deadline::Deadline;
+use crate::disk::{Disk, Disks};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::item::{Item, VolumeFacts};
+use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
+use futures_util::future::{select, Either};
+use std::pin::pin;
+
+impl Volume {
+    /// Takes a snapshot of what completed before the call; writes that run meanwhile may be in it or not. O(1) in
+    /// volume size and number of snapshots. Fails with `Exists`, `Busy` (a restore is under way), `TimedOut`
+    /// (nothing changed), `NoSpace` (too many snapshots) or the disk's error.
+    pub async fn snapshot<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        name: &SnapshotName,
+        options: SnapshotOptions,
+        deadline: &Deadline,
+    ) -> Result<Snapshot> {
+        let _operation = self.operations.lock().await;
+        self.refuse_closed("snapshot")?;
+        self.restore.refuse("snapshot")?;
+        self.cut(disks, name, options, false, deadline).await
+    }
+
+    /// The cut itself. The caller holds `operations`.
+    pub(crate) async fn cut<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        name: &SnapshotName,
+        options: SnapshotOptions,
+        automatic: bool,
+        deadline: &Deadline,
+    ) -> Result<Snapshot> {
+        self.flush_origin(disks).await?;
+        let mut ledger = self.ledger.lock().await;
+        refuse_duplicate(&ledger, name)?;
+        let next = self.prepare_epoch(self.size_blocks(), true);
+        let snapshot = Snapshot {
+            name: name.clone(),
+            epoch: next.number,
+            created_unix_ms: options.now_unix_ms,
+            size_bytes: self.size_bytes(),
+            consistency: options.consistency,
+            automatic,
+            broken: None,
+        };
+        self.gate.close();
+        if let Err(error) = self.drain_and_flush(disks, deadline).await {
+            self.gate.open();
+            self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
+            return Err(error);
+        }
+        let items = [
+            Item::SnapshotPut(snapshot.to_record()),
+            Item::Volume(VolumeFacts { active_epoch: next.number, ..ledger.catalog.state().volume }),
+        ];
+        let result = ledger.catalog.append(&disks.store, &items).await;
+        if result.is_err() {
+            // In doubt. The epoch switches, so that the snapshot is exact should it reappear.
+            ledger.in_memory(&items);
+        }
+        self.switch_epoch(&mut ledger, next);
+        if self.horizon() > snapshot.epoch {
+            self.set_horizon(snapshot.epoch);
+        }
+        self.gate.open();
+        result?;
+        self.stats.cuts.add(1);
+        Ok(snapshot)
+    }
+
+    /// With the gate closed: waits for origin writes in flight, then makes them durable, within the deadline.
+    async fn drain_and_flush<D: Disk>(&self, disks: &Disks<D>, deadline: &Deadline) -> Result<()> {
+        let timed_out = || {
+            let message = "the deadline passed before the writes in flight were done; no snapshot was taken, try again";
+            Error::new(ErrorKind::TimedOut, "snapshot", "origin").saying(message)
+        };
+        if !self.gate.drain(deadline).await || deadline.expired() {
+            return Err(timed_out());
+        }
+        match select(pin!(self.flush_origin(disks)), pin!(deadline.wait())).await {
+            Either::Left((result, _)) => result,
+            Either::Right((_, flush)) => {
+                // The flush cannot be taken back, but writes need not wait for it.
+                self.gate.open();
+                let result = flush.await;
+                self.gate.close();
+                result.and(Err(timed_out()))
+            }
+        }
+    }
+}
+
+fn refuse_duplicate(ledger: &super::ledger::Ledger, name: &SnapshotName) -> Result<()> {
+    if ledger.record(name).is_ok() {
+        let message = format!("snapshot {name} exists already; choose another name or delete it");
+        return Err(Error::new(ErrorKind::Exists, "snapshot", "volume").saying(message));
+    }
+    let count = ledger.catalog.state().snapshots.len();
+    if count >= SNAPSHOTS_MAX {
+        let message = format!("the volume has {count} snapshots, the most there can be; delete some");
+        return Err(Error::new(ErrorKind::NoSpace, "snapshot", "volume").saying(message));
+    }
+    Ok(())
+}

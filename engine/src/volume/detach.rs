@@ -1,0 +1,55 @@
+//! Closing a volume cleanly: everything indexed, the origin's content recorded, the store marked clean.
+
+use super::Volume;
+use crate::deadline::Deadline;
+use crate::disk::{Disk, Disks};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::item::Item;
+use crate::watch;
+use std::sync::atomic::Ordering;
+
+impl Volume {
+    /// Ends the attachment. The caller has stopped its lanes: nothing is in flight. After an error the volume is as
+    /// after a crash, which loses nothing. Fails with `Busy` during a restore.
+    pub async fn close<D: Disk>(&self, disks: &Disks<D>, now_unix_ms: u64) -> Result<()> {
+        let _operation = self.operations.lock().await;
+        self.refuse_closed("detach")?;
+        self.restore.refuse("detach")?;
+        self.flush_origin(disks).await?;
+        self.gate.close();
+        let drained = self.gate.drain(&Deadline::new()).await;
+        assert!(drained, "a deadline that nobody expires does not come");
+        self.closed.store(true, Ordering::Release);
+        self.gate.open();
+        let result = self.seal_everything(disks).await;
+        self.flush_origin(disks).await?;
+        result?;
+        let mut ledger = self.ledger.lock().await;
+        let (key, size_bytes) = (ledger.catalog.superblock().sample_key, self.size_bytes());
+        let mut items = vec![Item::WatchReset, Item::SampleReset];
+        items.extend(watch::watch_items(&watch::read_watched(&disks.origin, &key, size_bytes).await?));
+        items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await?);
+        ledger.append_all(&disks.store, &items).await?;
+        ledger
+            .catalog
+            .superblock_update(&disks.store, |superblock| {
+                superblock.clean = true;
+                superblock.last_activity_unix_ms = now_unix_ms;
+            })
+            .await
+    }
+
+    async fn seal_everything<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        {
+            let mut ledger = self.ledger.lock().await;
+            self.spill_when_large(&mut ledger, 1);
+        }
+        while self.seal_next(disks).await? {}
+        let waiting = self.ledger.lock().await.to_seal.len();
+        if waiting > 0 {
+            let message = format!("{waiting} epochs have records in flight; the lanes were not stopped");
+            return Err(Error::new(ErrorKind::Busy, "detach", "volume").saying(message));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! When the store is full or fails: production goes on, snapshots break, loudly (laws 3 and 5).
+//!
+//! Invariants:
+//! - A snapshot is recorded as broken, in the store or failing that in the state directory, before the first
+//!   overwrite that was not saved.
+//! - The oldest snapshots break first.
+
+use super::ledger::Ledger;
+use super::Volume;
+use crate::disk::{Disk, Disks};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::item::{Item, SegmentState};
+use crate::snapshot::{BrokenReason, Snapshot};
+use crate::units::{Epoch, SegmentIndex};
+
+impl Volume {
+    /// Makes sure that `segments` are free, by sealing and freeing what is dead, and then by breaking snapshots,
+    /// oldest first. Fails with `NoSpace` when there is nothing left to break.
+    pub(crate) async fn make_room<D: Disk>(
+        &self,
+        ledger: &mut Ledger,
+        disks: &Disks<D>,
+        segments: usize,
+    ) -> Result<()> {
+        while ledger.free_count() < segments {
+            if self.release_retired(ledger) || self.free_dead(ledger, disks).await? {
+                continue;
+            }
+            let oldest = ledger.whole().next();
+            if oldest.is_some() && oldest == self.restore.target() {
+                let message = "the store is full while a restore is under way; enlarge the store so that it can go on";
+                return Err(Error::new(ErrorKind::NoSpace, "save old content", "store").saying(message));
+            }
+            let Some(oldest) = oldest else {
+                let message = "the store is full and there is no snapshot left to give up; enlarge the store";
+                return Err(Error::new(ErrorKind::NoSpace, "save old content", "store").saying(message));
+            };
+            let sentence = "the store was full; the oldest snapshots had to go so that writes could go on";
+            self.break_through(ledger, disks, oldest, BrokenReason::StoreFull, sentence).await?;
+            if !self.active_epoch().needed.saving() {
+                // Nothing needs saving any more: whoever wanted a segment starts again and passes through.
+                self.free_dead(ledger, disks).await?;
+                let message = "the last snapshot was broken because the store was full";
+                return Err(Error::new(ErrorKind::NoSpace, "save old content", "store").saying(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A save failed for good. Breaks every snapshot, so that production can go on without saving. Fails only where
+    /// neither the store nor the state directory records it: then the write waits for the next try.
+    pub(crate) async fn give_up_saving<D: Disk>(&self, disks: &Disks<D>, epoch: Epoch, cause: Error) -> Result<()> {
+        let mut ledger = self.ledger.lock().await;
+        if self.active_epoch().number != epoch || !self.active_epoch().needed.saving() {
+            return Ok(());
+        }
+        if self.restore.target().is_some() {
+            // Breaking the target would leave the volume half restored: the write fails, and the restore can go on
+            // when the store works again.
+            return Err(cause);
+        }
+        let (reason, sentence) = match cause.kind() {
+            ErrorKind::NoSpace => (BrokenReason::StoreFull, "the store was full"),
+            _ => (BrokenReason::StoreFailed, "the store failed, so before-images could not be kept"),
+        };
+        tracing::error!(%cause, "{sentence}: all snapshots of the volume are broken");
+        let youngest = Epoch(u64::MAX - 1);
+        if let Err(error) = self.break_through(&mut ledger, disks, youngest, reason, sentence).await {
+            tracing::error!(%error, "broken snapshots can be recorded nowhere; first writes wait");
+            drop(ledger);
+            let listener = self.retry.listen();
+            listener.await;
+        }
+        Ok(())
+    }
+
+    /// Marks every whole snapshot up to `last` as broken, durably; then nothing older than the rest is kept.
+    pub(crate) async fn break_through<D: Disk>(
+        &self,
+        ledger: &mut Ledger,
+        disks: &Disks<D>,
+        last: Epoch,
+        reason: BrokenReason,
+        sentence: &str,
+    ) -> Result<()> {
+        let broken: Vec<Epoch> = ledger.whole().filter(|epoch| *epoch <= last).collect();
+        let items: Vec<Item> = broken
+            .iter()
+            .map(|epoch| {
+                let mut snapshot = Snapshot::from_record(&ledger.catalog.state().snapshots[epoch]);
+                tracing::error!(snapshot = %snapshot.name, sentence, "snapshot broken");
+                snapshot.broken = Some((reason, sentence.to_string()));
+                Item::SnapshotPut(snapshot.to_record())
+            })
+            .collect();
+        for some in items.chunks(64) {
+            if let Err(error) = ledger.catalog.append(&disks.store, some).await {
+                if !self.broken_log.record(sentence) {
+                    return Err(error);
+                }
+                ledger.in_memory(some);
+            }
+        }
+        self.stats.snapshots_broken.add(broken.len() as u64);
+        self.set_horizon(ledger.horizon());
+        ledger.may_be_dead = true;
+        if ledger.horizon() == Epoch(u64::MAX) && self.active_epoch().needed.saving() {
+            self.stop_saving(ledger).await;
+        }
+        self.work.notify();
+        Ok(())
+    }
+
+    /// No snapshot needs anything any more: a new epoch in which nothing is saved.
+    pub(crate) async fn stop_saving(&self, ledger: &mut Ledger) {
+        let next = self.prepare_epoch(self.size_blocks(), false);
+        self.switch_quietly(ledger, next).await;
+    }
+
+    /// Frees every segment of epochs that no whole snapshot needs. True if anything was freed or sealed.
+    pub(crate) async fn free_dead<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) -> Result<bool> {
+        let horizon = ledger.horizon();
+        let mut changed = false;
+        while ledger.to_seal.front().is_some_and(|frozen| frozen.map.epoch() < horizon && frozen.is_final()) {
+            self.seal_without_run(ledger, disks).await?;
+            changed = true;
+        }
+        let state = ledger.catalog.state();
+        let dead_segment = |segment: &SegmentIndex| matches!(state.segments[*segment as usize].state, SegmentState::Data { epoch } if epoch < horizon);
+        let data: Vec<SegmentIndex> = (0..state.segments.len() as SegmentIndex).filter(dead_segment).collect();
+        let runs: Vec<u64> = state.runs.values().filter(|run| run.last_epoch < horizon).map(|run| run.run).collect();
+        if data.is_empty() && runs.is_empty() {
+            ledger.may_be_dead = false;
+            return Ok(changed);
+        }
+        let view = self.view_now();
+        let mut segments = data;
+        for run in view.runs.iter().filter(|run| runs.contains(&run.meta().run)) {
+            segments.extend(&run.layout().segments);
+        }
+        segments.sort_unstable();
+        drop(view);
+        let mut items = ledger.segment_items(&segments, SegmentState::Free, 0);
+        items.extend(runs.iter().map(|&run| Item::RunDelete { run }));
+        ledger.append_all(&disks.store, &items).await?;
+        self.replace_view(segments, |view| view.runs.retain(|run| !runs.contains(&run.meta().run)));
+        self.release_retired(ledger);
+        Ok(true)
+    }
+}

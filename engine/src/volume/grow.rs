@@ -1,0 +1,67 @@
+//! Growing the volume and the store, while in use (mission A7).
+
+use super::Volume;
+use crate::deadline::Deadline;
+use crate::disk::{Disk, Disks};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::item::{Item, VolumeFacts};
+use crate::units::blocks_for;
+use std::sync::atomic::Ordering;
+
+impl Volume {
+    /// Grows the volume to the size of its origin, in bytes. Snapshots keep the size they were taken at. Returns the
+    /// new size.
+    pub async fn grow<D: Disk>(&self, disks: &Disks<D>) -> Result<u64> {
+        let _operation = self.operations.lock().await;
+        self.refuse_closed("grow")?;
+        self.restore.refuse("grow")?;
+        let (before, after) = (self.size_bytes(), disks.origin.size_bytes());
+        if after < before {
+            let message = format!("the origin has {after} bytes, less than the volume's {before}; a volume only grows");
+            return Err(Error::new(ErrorKind::Invalid, "grow", "origin").saying(message));
+        }
+        if after == before {
+            return Ok(before);
+        }
+        let mut ledger = self.ledger.lock().await;
+        // A new epoch, because the maps of the old one end where the volume ended.
+        let next = self.prepare_epoch(blocks_for(after), self.active_epoch().needed.saving());
+        self.watch.announce_growth(after);
+        self.gate.close();
+        let drained = self.gate.drain(&Deadline::new()).await;
+        assert!(drained, "a deadline that nobody expires does not come");
+        let facts = VolumeFacts { size_bytes: after, active_epoch: next.number, ..ledger.catalog.state().volume };
+        let result = ledger.catalog.append(&disks.store, &[Item::Volume(facts)]).await;
+        if result.is_ok() {
+            self.size_bytes.store(after, Ordering::Release);
+            self.switch_epoch(&mut ledger, next);
+            ledger.groups_joined = true;
+        }
+        self.gate.open();
+        result?;
+        drop(ledger);
+        self.watch.resize(self, disks).await?;
+        Ok(after)
+    }
+
+    /// Uses all of a store device that has grown. Returns the bytes of the store now in use.
+    pub async fn grow_store<D: Disk>(&self, disks: &Disks<D>) -> Result<u64> {
+        let _operation = self.operations.lock().await;
+        self.refuse_closed("grow the store")?;
+        let mut ledger = self.ledger.lock().await;
+        let geometry = ledger.catalog.superblock().geometry;
+        let store_bytes = disks.store.size_bytes() / 4096 * 4096;
+        if store_bytes < geometry.store_bytes {
+            let message =
+                format!("the store device has {store_bytes} bytes, less than the {} in use", geometry.store_bytes);
+            return Err(Error::new(ErrorKind::Invalid, "grow the store", "store").saying(message));
+        }
+        let segments = (store_bytes - geometry.segments_base_bytes) / u64::from(geometry.segment_bytes);
+        let segments = u32::try_from(segments).unwrap_or(u32::MAX);
+        if segments > geometry.segment_count {
+            ledger.catalog.grow_store(&disks.store, store_bytes, segments).await?;
+            ledger.give_back(geometry.segment_count..segments);
+        }
+        Ok(ledger.catalog.superblock().geometry.store_bytes)
+    }
+}

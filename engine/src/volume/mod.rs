@@ -1,0 +1,180 @@
+//! The volume: origin and store, served as one block device.
+//!
+//! Life: `create` makes a store; `open` recovers and gives a volume; lanes write it, control operations act on it one
+//! at a time; `close` ends it cleanly. Dropping it instead is a crash, and is exact as well.
+//!
+//! Invariants:
+//! - Order of locks: `operations`, then `ledger`, then the gate. Nobody inside the gate takes the others.
+//! - The active epoch changes only while the gate is closed and drained.
+//! - The catalog on the store is never behind what the write path relies on.
+
+mod background;
+mod check;
+mod create;
+mod cut;
+mod delete;
+mod detach;
+mod failure;
+mod flush;
+mod grow;
+mod ledger;
+mod merge;
+mod open;
+mod options;
+mod read;
+mod recovery;
+mod restore;
+mod retire;
+mod seal;
+mod switch;
+
+pub use check::{check_store, CheckOptions, Finding};
+pub use create::{create, destroy, inspect, StoreInfo};
+pub use options::{Accept, BrokenLog, CreateOptions, Limits, OpenOptions};
+pub use restore::RestoreProgress;
+
+use crate::epoch::EpochState;
+use crate::error::{Error, ErrorKind, Result};
+use crate::gate::Gate;
+use crate::lane::LaneShared;
+use crate::run::PageCache;
+use crate::signal::Signal;
+use crate::snapshot::SnapshotPin;
+use crate::stats::Counters;
+use crate::units::{blocks_for, Epoch, SegmentIndex, BLOCK_BYTES};
+use crate::view::View;
+use crate::watch::Watch;
+use ledger::Ledger;
+use restore::RestoreState;
+use retire::Retired;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock, Weak};
+
+/// Where segments lie; fixed for the life of a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentPlaces {
+    pub(crate) base_bytes: u64,
+    pub(crate) segment_bytes: u64,
+}
+
+impl SegmentPlaces {
+    pub(crate) fn segment_blocks(&self) -> u32 {
+        (self.segment_bytes / BLOCK_BYTES as u64) as u32
+    }
+
+    pub(crate) fn segment_start_bytes(&self, segment: SegmentIndex) -> u64 {
+        self.base_bytes + u64::from(segment) * self.segment_bytes
+    }
+
+    pub(crate) fn segment_end_bytes(&self, segment: SegmentIndex) -> u64 {
+        self.segment_start_bytes(segment) + self.segment_bytes
+    }
+
+    pub(crate) fn segment_of(&self, address: u64) -> SegmentIndex {
+        ((address * BLOCK_BYTES as u64 - self.base_bytes) / self.segment_bytes) as SegmentIndex
+    }
+}
+
+/// One attached volume, shared by all its threads.
+pub struct Volume {
+    pub(crate) volume_id: [u8; 16],
+    pub(crate) session: u64,
+    pub(crate) places: SegmentPlaces,
+    pub(crate) limits: Limits,
+    pub(crate) gate: Gate,
+    /// Number of the active epoch; read by every request, written by cuts.
+    pub(crate) active_number: AtomicU64,
+    pub(crate) active: RwLock<Arc<EpochState>>,
+    pub(crate) view: RwLock<Arc<View>>,
+    pub(crate) lanes: Box<[LaneShared]>,
+    pub(crate) operations: futures_util::lock::Mutex<()>,
+    pub(crate) ledger: futures_util::lock::Mutex<Ledger>,
+    pub(crate) retired: Mutex<VecDeque<Retired>>,
+    pub(crate) pins: Mutex<BTreeMap<Epoch, Weak<SnapshotPin>>>,
+    pub(crate) cache: PageCache,
+    pub(crate) watch: Watch,
+    pub(crate) restore: RestoreState,
+    pub(crate) stats: Counters,
+    /// There may be background work.
+    pub(crate) work: Signal,
+    /// What could not go on may try again.
+    pub(crate) retry: Signal,
+    pub(crate) broken_log: Box<dyn BrokenLog>,
+    size_bytes: AtomicU64,
+    /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
+    horizon: AtomicU64,
+    background_failures: AtomicU32,
+    flush_failed: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl Volume {
+    /// Size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Acquire)
+    }
+
+    /// Size in blocks; the last may be partial.
+    pub(crate) fn size_blocks(&self) -> u64 {
+        blocks_for(self.size_bytes())
+    }
+
+    pub(crate) fn geometry(&self) -> &SegmentPlaces {
+        &self.places
+    }
+
+    pub(crate) fn active_epoch(&self) -> Arc<EpochState> {
+        self.active.read().expect("no holder of this lock panics").clone()
+    }
+
+    pub(crate) fn view_now(&self) -> Arc<View> {
+        self.view.read().expect("no holder of this lock panics").clone()
+    }
+
+    pub(crate) fn lane_count(&self) -> u16 {
+        self.lanes.len() as u16
+    }
+
+    /// Epoch of the oldest whole snapshot: entries of older epochs are dead, snapshots of older epochs broken.
+    pub(crate) fn horizon(&self) -> Epoch {
+        Epoch(self.horizon.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn set_horizon(&self, horizon: Epoch) {
+        self.horizon.store(horizon.0, Ordering::SeqCst);
+    }
+
+    pub(crate) fn refuse_closed(&self, operation: &'static str) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, operation, "volume").saying("the volume is detached"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_range(&self, operation: &'static str, offset_bytes: u64, length_bytes: u64) -> Result<()> {
+        self.refuse_closed(operation)?;
+        let size_bytes = self.size_bytes();
+        match offset_bytes.checked_add(length_bytes) {
+            Some(end_bytes) if end_bytes <= size_bytes => Ok(()),
+            _ => Err(crate::lane::invalid(
+                operation,
+                format!("{length_bytes} bytes at {offset_bytes} exceed the volume of {size_bytes} bytes"),
+            )),
+        }
+    }
+
+    /// What the engine did since the volume was opened, and what the store holds.
+    pub async fn stats(&self) -> crate::stats::Stats {
+        let ledger = self.ledger.lock().await;
+        let view = self.view_now();
+        crate::stats::Stats {
+            segments_total: ledger.catalog.state().segments.len() as u64,
+            segments_free: ledger.free_count() as u64,
+            segment_bytes: self.places.segment_bytes,
+            runs: view.runs.len() as u64,
+            entries_in_memory: view.maps.iter().map(|map| map.len() as u64).sum(),
+            ..self.stats.snapshot()
+        }
+    }
+}

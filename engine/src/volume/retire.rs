@@ -1,0 +1,44 @@
+//! Segments that nothing names any more, but that a reader of an older view may still read.
+//!
+//! Invariants:
+//! - Views are replaced one after another; what a replacement retired is handed out again only after every view
+//!   up to the replaced one is gone.
+//! - The catalog on the store already says "free": after a crash there are no readers.
+
+use super::ledger::Ledger;
+use super::Volume;
+use crate::units::SegmentIndex;
+use crate::view::View;
+use std::sync::{Arc, Weak};
+
+/// What one replacement of the view left behind.
+pub(crate) struct Retired {
+    view: Weak<View>,
+    segments: Vec<SegmentIndex>,
+}
+
+impl Volume {
+    /// Replaces the view. `segments` are those that only older views name.
+    pub(crate) fn replace_view(&self, segments: Vec<SegmentIndex>, change: impl FnOnce(&mut View)) {
+        let mut slot = self.view.write().expect("no holder of this lock panics");
+        let mut next = View::clone(&slot);
+        change(&mut next);
+        next.check_order();
+        let replaced = std::mem::replace(&mut *slot, Arc::new(next));
+        let mut retired = self.retired.lock().expect("no holder of this lock panics");
+        retired.push_back(Retired { view: Arc::downgrade(&replaced), segments });
+    }
+
+    /// Hands retired segments back to the free ones, oldest first, as far as readers have left. True if it did.
+    pub(crate) fn release_retired(&self, ledger: &mut Ledger) -> bool {
+        let mut released = false;
+        let mut retired = self.retired.lock().expect("no holder of this lock panics");
+        while retired.front().is_some_and(|front| front.view.strong_count() == 0) {
+            let front = retired.pop_front().expect("there is a front");
+            released |= !front.segments.is_empty();
+            self.stats.segments_freed.add(front.segments.len() as u64);
+            ledger.give_back(front.segments);
+        }
+        released
+    }
+}

@@ -1,0 +1,48 @@
+//! Switching the active epoch.
+//!
+//! Invariants:
+//! - Only while the gate is closed and drained, by a holder of the ledger.
+//! - The new epoch's map is in the view before its number is announced: no entry is ever published out of sight.
+
+use super::ledger::Ledger;
+use super::seal::Frozen;
+use super::Volume;
+use crate::deadline::Deadline;
+use crate::epoch::EpochState;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+impl Volume {
+    /// A new epoch that follows the active one, for a volume of `blocks` blocks. Made before the gate is closed.
+    pub(crate) fn prepare_epoch(&self, blocks: u64, saving: bool) -> Arc<EpochState> {
+        let number = self.active_epoch().number.next();
+        Arc::new(EpochState::new(number, blocks, saving, self.lane_count()))
+    }
+
+    /// Makes `next` the active epoch. The gate is closed and drained.
+    pub(crate) fn switch_epoch(&self, ledger: &mut Ledger, next: Arc<EpochState>) {
+        assert!(self.gate.is_drained());
+        let saved = next.saved_now();
+        self.replace_view(Vec::new(), |view| view.maps.push(saved));
+        let number = next.number;
+        let before = {
+            let mut active = self.active.write().expect("no holder of this lock panics");
+            std::mem::replace(&mut *active, next)
+        };
+        assert!(before.number < number);
+        // Sequentially consistent: pairs with the count of records in flight, see the head of epoch.rs.
+        self.active_number.store(number.0, Ordering::SeqCst);
+        ledger.to_seal.push_back(Frozen::whole_epoch(before));
+        self.work.notify();
+    }
+
+    /// Switches to a new epoch without a snapshot: the volume has another size, or nothing is to be saved any more.
+    /// No deadline: origin writes in flight finish.
+    pub(crate) async fn switch_quietly(&self, ledger: &mut Ledger, next: Arc<EpochState>) {
+        self.gate.close();
+        let drained = self.gate.drain(&Deadline::new()).await;
+        assert!(drained, "a deadline that nobody expires does not come");
+        self.switch_epoch(ledger, next);
+        self.gate.open();
+    }
+}
