@@ -1,0 +1,135 @@
+//! `cairn attach`: starts the process that serves a volume, and waits until it does.
+
+use crate::arguments::{Attach, Frontend};
+use crate::client::Client;
+use crate::context::Context;
+use crate::exit::{ExitCode, Failure, Outcome};
+use cairn_target::control::api::VolumeReport;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const POLL_MS: u64 = 20;
+
+pub fn run(context: &Context, arguments: &Attach) -> Outcome {
+    let config = context.config(&arguments.volume)?;
+    let client = context.client_of(&config);
+    if client.is_attached() {
+        return Err(Failure::new(
+            ExitCode::Busy,
+            format!("{}: is attached already; see `cairn show {}`", arguments.volume, arguments.volume),
+        ));
+    }
+    let program = target_program()?;
+    let mut command = Command::new(&program);
+    command.arg("supervise").args(target_arguments(context, arguments));
+    if arguments.foreground {
+        // From here on this process is the target: whoever started it watches and stops it.
+        let error = command.arg("--foreground").exec();
+        return Err(Failure::io("start", &program, error));
+    }
+    context.output.progress(&format!("Attaching {}: recovering its store where necessary ...", arguments.volume));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let child = command.spawn().map_err(|error| Failure::io("start", &program, error))?;
+    let report = wait_until_served(context, arguments, &client, child)?;
+    context.output.answer(&report, text)
+}
+
+/// Beside this program, unless `CAIRN_TARGET` names another.
+fn target_program() -> Result<PathBuf, Failure> {
+    if let Some(chosen) = std::env::var_os("CAIRN_TARGET").filter(|chosen| !chosen.is_empty()) {
+        return Ok(chosen.into());
+    }
+    let own = std::env::current_exe()
+        .map_err(|error| Failure::new(ExitCode::Failed, format!("cairn cannot find itself: {error}")))?;
+    let beside = own.with_file_name("cairn-target");
+    if !beside.exists() {
+        return Err(Failure::new(
+            ExitCode::Failed,
+            format!("{}: is missing; install it beside cairn, or name it in CAIRN_TARGET", beside.display()),
+        ));
+    }
+    Ok(beside)
+}
+
+fn target_arguments(context: &Context, arguments: &Attach) -> Vec<String> {
+    let paths = &context.paths;
+    let mut all = vec![
+        format!("--volume={}", arguments.volume),
+        format!("--state-dir={}", paths.state_dir.display()),
+        format!("--run-dir={}", paths.run_dir.display()),
+        format!("--dev-dir={}", paths.device_dir.display()),
+    ];
+    match arguments.frontend {
+        Frontend::Auto => {}
+        Frontend::Ublk => all.push("--frontend=ublk".to_owned()),
+        Frontend::Nbd => all.push("--frontend=nbd".to_owned()),
+    }
+    all.extend(arguments.queues.map(|queues| format!("--queues={queues}")));
+    all.extend(arguments.depth.map(|depth| format!("--depth={depth}")));
+    let consents = [
+        (arguments.accept_changed_origin, "--accept-changed-origin"),
+        (arguments.accept_other_host, "--accept-other-host"),
+        (arguments.clear_failed_flush, "--clear-failed-flush"),
+    ];
+    all.extend(consents.iter().filter(|(given, _)| *given).map(|(_, flag)| (*flag).to_owned()));
+    all
+}
+
+fn wait_until_served(
+    context: &Context,
+    arguments: &Attach,
+    client: &Client,
+    mut child: Child,
+) -> Result<VolumeReport, Failure> {
+    let deadline = Instant::now() + Duration::from_secs(arguments.wait_s);
+    let log = context.paths.volume(arguments.volume.as_str())?.log();
+    loop {
+        let ended = child.try_wait().map_err(|error| Failure::io("wait for the target of", &log, error))?;
+        match client.get::<VolumeReport>("/v1/volume") {
+            Ok(report) => return Ok(report),
+            Err(failure) if failure.code != ExitCode::NotAttached => return Err(failure),
+            Err(_) => {}
+        }
+        if let Some(status) = ended.filter(|status| !status.success()) {
+            return Err(Failure::new(
+                ExitCode::Failed,
+                format!(
+                    "{}: the target did not start ({status}); the reason is in {}",
+                    arguments.volume,
+                    log.display()
+                ),
+            ));
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(
+                ExitCode::TimedOut,
+                format!(
+                    "{}: not served within {} s. It goes on trying; see {}, then `cairn show {}`.",
+                    arguments.volume,
+                    arguments.wait_s,
+                    log.display(),
+                    arguments.volume
+                ),
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(POLL_MS));
+    }
+}
+
+fn text(report: &VolumeReport) -> String {
+    let mut text = format!("{} is attached.\n", report.name);
+    if let Some(device) = &report.device {
+        text.push_str(&format!("Device: {device}\nMount it: mount {device} /mnt\n"));
+    }
+    if let Some(uri) = &report.nbd_uri {
+        text.push_str(&format!("NBD:    {uri}\n"));
+        if report.device.is_none() {
+            text.push_str(&format!(
+                "A device from it: nbdfuse /some/file '{uri}' & losetup --find --show --direct-io=on /some/file\n"
+            ));
+        }
+    }
+    text
+}

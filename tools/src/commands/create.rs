@@ -1,0 +1,170 @@
+//! `cairn create`: joins an origin and a store to a volume. The origin is looked at and never written.
+
+use crate::arguments::Create;
+use crate::context::Context;
+use crate::discovery;
+use crate::exit::{ExitCode, Failure, Outcome};
+use crate::offline;
+use crate::output::bytes::format_bytes;
+use crate::store_file::StoreFile;
+use cairn_target::config::VolumeConfig;
+use serde::Serialize;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+#[derive(Serialize)]
+struct Answer {
+    name: String,
+    origin: PathBuf,
+    store: PathBuf,
+    size_bytes: u64,
+    store_bytes: u64,
+}
+
+pub fn run(context: &Context, arguments: &Create) -> Outcome {
+    let name = arguments.volume.as_str();
+    if context.paths.volume(name)?.config.exists() {
+        return Err(Failure::new(
+            ExitCode::Exists,
+            format!("{name}: a volume of this name exists; choose another name, or destroy that one first"),
+        ));
+    }
+    let origin = absolute(&arguments.origin)?;
+    let store = absolute(&arguments.store)?;
+    check_origin(context, &origin)?;
+    refuse_same(&origin, &store)?;
+    let store_file = prepare_store(context, arguments, &store)?;
+    offline::refuse_recursion(context, name, &origin, &store)?;
+
+    let mut config = VolumeConfig::new(name, &origin, &store);
+    let created = offline::create(&config, arguments.segment_size)?;
+    config.store_id = Some(created.store_id);
+    if let Err(error) = config.save(&context.paths, false) {
+        // Nothing half done: a store without a configuration would be refused as "has data" the next time.
+        offline::erase_store(&store)?;
+        return Err(error.into());
+    }
+    if let Some(file) = store_file {
+        file.keep();
+    }
+    let answer = Answer {
+        name: name.to_owned(),
+        origin,
+        store,
+        size_bytes: created.size_bytes,
+        store_bytes: created.store_bytes,
+    };
+    context.output.answer(&answer, text)
+}
+
+fn text(answer: &Answer) -> String {
+    format!(
+        "Volume {name} is {origin} ({size}), before-images go to {store} ({store_size}).\n\
+         Nothing was written to {origin}. Next: cairn attach {name}",
+        name = answer.name,
+        origin = answer.origin.display(),
+        size = format_bytes(answer.size_bytes),
+        store = answer.store.display(),
+        store_size = format_bytes(answer.store_bytes),
+    )
+}
+
+/// The path as it is found again from any directory. Links stay: /dev/disk/by-id names a disk across reboots.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::io("find", path, error))
+}
+
+fn check_origin(context: &Context, origin: &Path) -> Outcome {
+    let metadata = std::fs::metadata(origin).map_err(|error| Failure::io("open the origin", origin, error))?;
+    if metadata.file_type().is_file() {
+        return Ok(());
+    }
+    let roles = super::devices::roles(context)?;
+    let device = discovery::device(origin, &roles).map_err(|error| Failure::io("look at", origin, error))?;
+    let device = device.ok_or_else(|| {
+        Failure::new(
+            ExitCode::Failed,
+            format!("{}: is neither a block device nor a file, and cannot be an origin", origin.display()),
+        )
+    })?;
+    refuse_unfit(origin, "origin", device.in_use, &device.origin.why_not)
+}
+
+fn refuse_unfit(path: &Path, role: &str, in_use: bool, why_not: &[String]) -> Outcome {
+    if why_not.is_empty() {
+        return Ok(());
+    }
+    let (code, advice) = match in_use {
+        true => (ExitCode::Busy, "Unmount it, or stop what uses it, and try again."),
+        false => (ExitCode::Refused, "See `cairn devices` for those that are fit."),
+    };
+    Err(Failure::new(code, format!("{}: cannot be {role}: {}. {advice}", path.display(), why_not.join("; "))))
+}
+
+/// One disk cannot be both: the store would overwrite the origin.
+fn refuse_same(origin: &Path, store: &Path) -> Outcome {
+    let (Ok(a), Ok(b)) = (std::fs::metadata(origin), std::fs::metadata(store)) else {
+        return Ok(());
+    };
+    let same_device = a.file_type().is_block_device() && b.file_type().is_block_device() && a.rdev() == b.rdev();
+    let same_file = a.dev() == b.dev() && a.ino() == b.ino();
+    if same_device || same_file {
+        return Err(Failure::new(
+            ExitCode::Refused,
+            format!(
+                "{}: is the origin, and cannot be the store too. Take another device, or a file on another one.",
+                store.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Makes the store fit to be written, or says why it must not be. Gives the file where one had to be made.
+fn prepare_store(context: &Context, arguments: &Create, store: &Path) -> Result<Option<StoreFile>, Failure> {
+    let metadata = match std::fs::metadata(store) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let Some(size_bytes) = arguments.store_size else {
+                return Err(Failure::new(
+                    ExitCode::NotFound,
+                    format!(
+                        "{}: does not exist. To create it as a file say how large: --store-size 20G",
+                        store.display()
+                    ),
+                ));
+            };
+            return StoreFile::create(store, size_bytes).map(Some);
+        }
+        other => other.map_err(|error| Failure::io("open the store", store, error))?,
+    };
+    if arguments.store_size.is_some() {
+        return Err(Failure::new(
+            ExitCode::Exists,
+            format!("{}: exists; --store-size is for a store file that is to be created", store.display()),
+        ));
+    }
+    let content = if metadata.file_type().is_file() {
+        discovery::signature::probe(store, metadata.len()).map_err(|error| Failure::io("look at", store, error))?
+    } else {
+        let roles = super::devices::roles(context)?;
+        let device = discovery::device(store, &roles).map_err(|error| Failure::io("look at", store, error))?;
+        let device = device.ok_or_else(|| {
+            Failure::new(
+                ExitCode::Failed,
+                format!("{}: is neither a block device nor a file, and cannot be a store", store.display()),
+            )
+        })?;
+        refuse_unfit(store, "store", device.in_use, &device.against_store_whatever_it_holds())?;
+        device.content
+    };
+    match content {
+        Some(content) if !arguments.force => Err(Failure::new(
+            ExitCode::Refused,
+            format!(
+                "{}: has data ({content}), which would be lost. Choose another store, or say --force.",
+                store.display()
+            ),
+        )),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,30 @@
+//! `cairn expose`: a snapshot as a block device of its own (mission A6).
+
+use crate::arguments::Expose;
+use crate::client::CHANGE_TIMEOUT_MS;
+use crate::context::Context;
+use crate::exit::Outcome;
+use cairn_target::control::api::{ExposeReport, ExposeRequest};
+
+pub fn run(context: &Context, arguments: &Expose) -> Outcome {
+    let client = context.client(&arguments.snapshot.volume)?;
+    let path = format!("/v1/snapshots/{}/expose", arguments.snapshot.snapshot);
+    let request = ExposeRequest { scratch: arguments.scratch };
+    let report: ExposeReport = client.post(&path, &request, CHANGE_TIMEOUT_MS)?;
+    context.output.answer(&report, |report| text(arguments, report))
+}
+
+fn text(arguments: &Expose, report: &ExposeReport) -> String {
+    let mut text = String::new();
+    if let Some(device) = &report.device {
+        let options = if report.scratch { "" } else { "-o ro " };
+        text.push_str(&format!("{device}\nMount it: mount {options}{device} /mnt\n"));
+    }
+    if let Some(uri) = &report.nbd_uri {
+        text.push_str(&format!("{uri}\n"));
+    }
+    if report.scratch {
+        text.push_str(&format!("What is written to it is thrown away by: cairn unexpose {}\n", arguments.snapshot));
+    }
+    text
+}

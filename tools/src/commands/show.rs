@@ -1,0 +1,158 @@
+//! `cairn show`: a volume with its snapshots, or one snapshot.
+
+use crate::arguments::Show;
+use crate::context::Context;
+use crate::exit::{ExitCode, Failure, Outcome};
+use crate::names::{SnapshotPath, Target, VolumeName};
+use crate::output::bytes::format_bytes;
+use crate::output::table::{fields, table};
+use cairn_target::config::VolumeConfig;
+use cairn_target::control::api::{Consistency, SnapshotList, SnapshotReport, SnapshotState, VolumeReport, VolumeState};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Answer {
+    name: String,
+    attached: bool,
+    config: VolumeConfig,
+    /// Null where the volume is detached.
+    volume: Option<VolumeReport>,
+    /// Oldest first; null where the volume is detached.
+    snapshots: Option<Vec<SnapshotReport>>,
+}
+
+pub fn run(context: &Context, arguments: &Show) -> Outcome {
+    match &arguments.target {
+        Target::Volume(name) => show_volume(context, name),
+        Target::Snapshot(path) => show_snapshot(context, path),
+    }
+}
+
+fn show_volume(context: &Context, name: &VolumeName) -> Outcome {
+    let config = context.config(name)?;
+    let client = context.client_of(&config);
+    let volume = match client.get::<VolumeReport>("/v1/volume") {
+        Ok(report) => Some(report),
+        Err(failure) if failure.code == ExitCode::NotAttached => None,
+        Err(failure) => return Err(failure),
+    };
+    let snapshots = match &volume {
+        Some(_) => Some(client.get::<SnapshotList>("/v1/snapshots")?.snapshots),
+        None => None,
+    };
+    let answer = Answer { name: config.name.clone(), attached: volume.is_some(), config, volume, snapshots };
+    context.output.answer(&answer, volume_text)
+}
+
+fn show_snapshot(context: &Context, path: &SnapshotPath) -> Outcome {
+    let list: SnapshotList = context.client(&path.volume)?.get("/v1/snapshots")?;
+    let found = list.snapshots.into_iter().find(|snapshot| snapshot.name == path.snapshot);
+    let snapshot = found.ok_or_else(|| {
+        Failure::new(ExitCode::NotFound, format!("{path}: no such snapshot; see `cairn show {}`", path.volume))
+    })?;
+    context.output.answer(&snapshot, |snapshot| snapshot_text(path, snapshot))
+}
+
+/// The state of a volume in a word.
+pub fn state_word(state: VolumeState) -> &'static str {
+    match state {
+        VolumeState::Whole => "whole",
+        VolumeState::Degraded => "degraded",
+        VolumeState::Broken => "broken",
+    }
+}
+
+fn volume_text(answer: &Answer) -> String {
+    let config = &answer.config;
+    let Some(volume) = &answer.volume else {
+        return fields(&[
+            ("volume", answer.name.clone()),
+            ("state", format!("detached; attach it: cairn attach {}", answer.name)),
+            ("origin", config.origin.display().to_string()),
+            ("store", config.store.display().to_string()),
+        ]);
+    };
+    let state = match &volume.state_reason {
+        Some(reason) => format!("{}: {reason}", state_word(volume.state)),
+        None => state_word(volume.state).to_owned(),
+    };
+    let store = &volume.store;
+    let mut lines = vec![
+        ("volume", volume.name.clone()),
+        ("state", format!("attached since {}, {state}", volume.attached_at)),
+        ("size", format_bytes(volume.size_bytes)),
+        ("origin", volume.origin.path.clone()),
+        (
+            "store",
+            format!(
+                "{}, {}: {} used, {} free",
+                store.path,
+                format_bytes(store.size_bytes),
+                format_bytes(store.used_bytes),
+                format_bytes(store.free_bytes)
+            ),
+        ),
+    ];
+    lines.extend(volume.device.clone().map(|device| ("device", device)));
+    lines.extend(volume.nbd_uri.clone().map(|uri| ("nbd", uri)));
+    if let Some(restore) = &volume.restore {
+        let percent = restore.done_bytes * 100 / restore.total_bytes.max(1);
+        lines.push(("restore", format!("to {}, {percent} % moved; undo: {}", restore.snapshot, restore.before)));
+    }
+    let mut text = fields(&lines);
+    let snapshots = answer.snapshots.as_deref().unwrap_or_default();
+    if !snapshots.is_empty() {
+        let rows: Vec<[String; 5]> = snapshots.iter().map(snapshot_row).collect();
+        text.push('\n');
+        text.push_str(&table(["SNAPSHOT", "TAKEN", "SIZE", "CONSISTENCY", "STATE"], &rows));
+    }
+    text
+}
+
+fn snapshot_row(snapshot: &SnapshotReport) -> [String; 5] {
+    [
+        snapshot.name.clone(),
+        snapshot.created_at.to_string(),
+        format_bytes(snapshot.size_bytes),
+        consistency_word(snapshot.consistency).to_owned(),
+        snapshot_state(snapshot),
+    ]
+}
+
+fn snapshot_text(path: &SnapshotPath, snapshot: &SnapshotReport) -> String {
+    let mut lines = vec![
+        ("snapshot", path.to_string()),
+        ("taken", snapshot.created_at.to_string()),
+        ("size", format_bytes(snapshot.size_bytes)),
+        ("consistency", consistency_word(snapshot.consistency).to_owned()),
+        ("state", snapshot_state(snapshot)),
+    ];
+    if let Some(exposed) = &snapshot.exposed {
+        lines.extend(exposed.device.clone().map(|device| ("device", device)));
+        lines.extend(exposed.nbd_uri.clone().map(|uri| ("nbd", uri)));
+    }
+    fields(&lines)
+}
+
+fn consistency_word(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Crash => "crash",
+        Consistency::Filesystem => "filesystem",
+        Consistency::Application => "application",
+    }
+}
+
+fn snapshot_state(snapshot: &SnapshotReport) -> String {
+    let mut state = match (snapshot.state, &snapshot.state_reason) {
+        (SnapshotState::Whole, _) => "whole".to_owned(),
+        (SnapshotState::Broken, Some(reason)) => format!("broken: {reason}"),
+        (SnapshotState::Broken, None) => "broken".to_owned(),
+    };
+    if let Some(exposed) = &snapshot.exposed {
+        state.push_str(if exposed.scratch { ", exposed for scratch writes" } else { ", exposed" });
+    }
+    if snapshot.automatic {
+        state.push_str(", taken by a restore");
+    }
+    state
+}

@@ -1,0 +1,56 @@
+//! `cairn stat`: what requests cost, what was saved, how long cuts held writes back.
+
+use crate::arguments::Stat;
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::output::bytes::format_bytes;
+use crate::output::table::{fields, table};
+use cairn_target::control::api::{LatencyReport, Operation, StatsReport};
+
+pub fn run(context: &Context, arguments: &Stat) -> Outcome {
+    let report: StatsReport = context.client(&arguments.volume)?.get("/v1/stats")?;
+    context.output.answer(&report, text)
+}
+
+fn text(report: &StatsReport) -> String {
+    let latency = |latency: &LatencyReport| {
+        [latency.p50_us, latency.p90_us, latency.p99_us, latency.p999_us, latency.max_us].map(|us| us.to_string())
+    };
+    let mut rows: Vec<[String; 9]> = Vec::new();
+    for operation in &report.operations {
+        let [p50, p90, p99, p999, max] = latency(&operation.latency);
+        rows.push([
+            operation_word(operation.operation).to_owned(),
+            operation.latency.count.to_string(),
+            operation.errors.to_string(),
+            format_bytes(operation.bytes),
+            p50,
+            p90,
+            p99,
+            p999,
+            max,
+        ]);
+    }
+    let [p50, p90, p99, p999, max] = latency(&report.cut_pauses);
+    let count = report.cut_pauses.count.to_string();
+    rows.push(["cut pause".to_owned(), count, String::new(), String::new(), p50, p90, p99, p999, max]);
+    let head = ["OPERATION", "COUNT", "ERRORS", "BYTES", "P50 US", "P90 US", "P99 US", "P99.9 US", "MAX US"];
+    let engine = fields(&[
+        ("since", report.since.to_string()),
+        ("blocks saved", format!("{} in {} saves", report.engine.saved_blocks, report.engine.saves)),
+        ("log records", format!("{}, {}", report.engine.records, format_bytes(report.engine.record_bytes))),
+        ("snapshots taken", report.engine.cuts.to_string()),
+    ]);
+    format!("{}\n{engine}", table(head, &rows))
+}
+
+fn operation_word(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Read => "read",
+        Operation::Write => "write",
+        Operation::WriteZeroes => "write zeroes",
+        Operation::Discard => "discard",
+        Operation::Flush => "flush",
+        Operation::SnapshotRead => "snapshot read",
+    }
+}

@@ -1,0 +1,12 @@
+//! `cairn unexpose`: takes the block device of a snapshot away.
+
+use crate::arguments::Unexpose;
+use crate::context::Context;
+use crate::exit::Outcome;
+use cairn_target::control::api::UnexposeReport;
+
+pub fn run(context: &Context, arguments: &Unexpose) -> Outcome {
+    let client = context.client(&arguments.snapshot.volume)?;
+    let report: UnexposeReport = client.delete(&format!("/v1/snapshots/{}/expose", arguments.snapshot.snapshot))?;
+    context.output.answer(&report, |_| format!("{} has no device any more", arguments.snapshot))
+}

@@ -1,0 +1,220 @@
+//! Listening: sockets, connections and their limits, and a stop that loses nothing.
+//!
+//! Invariants:
+//! - At most [`CONNECTIONS_MAX`] clients; one more is turned away at once.
+//! - A client that does not finish its handshake within [`HANDSHAKE_TIMEOUT`] is turned away.
+//! - TCP is bound to the loopback interface or not at all, as long as there is no TLS.
+//! - A stop accepts nothing more, finishes what is in flight, and only then returns.
+
+use super::buffers::BufferPool;
+use super::export::ExportSource;
+use super::handshake::negotiate;
+use super::sessions::Sessions;
+use super::transmission::transmit;
+use crate::stop::Stop;
+use crate::unix_socket::{PrivateListener, SocketName};
+use cairn_engine::error::{Error, ErrorKind, Result};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{split, AsyncRead, AsyncWrite, BufReader};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_local;
+
+/// Clients at a time.
+pub const CONNECTIONS_MAX: u32 = 16;
+/// How long a client may take to choose an export.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait when the host cannot give another descriptor.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Requests are read ahead in pieces of this size; payloads larger than it go past the buffer.
+const READ_AHEAD_BYTES: usize = 32 * 1024;
+
+/// Where to listen.
+#[derive(Clone, Debug, Default)]
+pub struct ListenOptions {
+    /// A Unix socket, mode 0600.
+    pub unix_path: Option<PathBuf>,
+    /// A TCP address of the loopback interface; port 0 takes any.
+    pub tcp_address: Option<SocketAddr>,
+}
+
+/// Bound sockets, not yet served. May be bound on one thread and served on another.
+pub struct Listeners {
+    unix: Option<PrivateListener>,
+    tcp: Option<std::net::TcpListener>,
+}
+
+impl Listeners {
+    /// Binds what `options` name.
+    pub fn bind(options: &ListenOptions) -> Result<Listeners> {
+        let unix = options.unix_path.as_deref().map(PrivateListener::bind).transpose()?;
+        let tcp = options.tcp_address.map(bind_loopback).transpose()?;
+        Ok(Listeners { unix, tcp })
+    }
+
+    /// The TCP address that was bound, with the port the kernel chose.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+}
+
+fn bind_loopback(address: SocketAddr) -> Result<std::net::TcpListener> {
+    let error = |kind| Error::new(kind, "listen", address.to_string());
+    if !address.ip().is_loopback() {
+        let sentence = "NBD without TLS is served on the loopback interface only; use 127.0.0.1 or [::1], \
+                        and a tunnel to reach it from other hosts";
+        return Err(error(ErrorKind::Invalid).saying(sentence));
+    }
+    let bound = std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|cause| error(ErrorKind::Io).saying("the TCP address could not be bound").caused_by(cause))?;
+    Ok(bound)
+}
+
+/// The URI under which clients reach the export `name` on the Unix socket at `path`.
+pub fn unix_uri(path: &Path, name: &str) -> String {
+    format!(
+        "nbd+unix:///{}?socket={}",
+        percent_encoded(name.as_bytes()),
+        percent_encoded(path.as_os_str().as_encoded_bytes())
+    )
+}
+
+fn percent_encoded(bytes: &[u8]) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-~:@".contains(byte);
+    bytes.iter().map(|byte| if plain(byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// What every connection gets.
+struct Server<S> {
+    source: Rc<S>,
+    sessions: Sessions,
+    pool: BufferPool,
+    connections: Arc<Semaphore>,
+    stop: Stop,
+}
+
+/// Serves `source` on `listeners` until `stop` is raised and everything in flight is done. Runs on a `LocalSet`.
+pub async fn serve<S: ExportSource + 'static>(
+    source: Rc<S>,
+    listeners: Listeners,
+    sessions: Sessions,
+    stop: Stop,
+) -> Result<()> {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+    let server = Rc::new(Server { source, sessions, pool: BufferPool::default(), connections, stop });
+    let failed = |error| Error::new(ErrorKind::Io, "listen", "NBD").caused_by(Box::new(error));
+    let unix = match listeners.unix {
+        Some(private) => {
+            let (listener, name) = private.into_parts();
+            Some((UnixListener::from_std(listener).map_err(failed)?, name))
+        }
+        None => None,
+    };
+    let tcp = listeners.tcp.map(TcpListener::from_std).transpose().map_err(failed)?;
+    tokio::join!(server.clone().accept_unix(unix), server.clone().accept_tcp(tcp));
+    let all = server.connections.acquire_many(CONNECTIONS_MAX).await;
+    drop(all.expect("the semaphore is never closed"));
+    Ok(())
+}
+
+impl<S: ExportSource + 'static> Server<S> {
+    async fn accept_unix(self: Rc<Self>, listener: Option<(UnixListener, SocketName)>) {
+        let Some((listener, _name)) = listener else { return };
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.raised() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => self.start(stream),
+                Err(error) => accept_failed(&error).await,
+            }
+        }
+    }
+
+    async fn accept_tcp(self: Rc<Self>, listener: Option<TcpListener>) {
+        let Some(listener) = listener else { return };
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.raised() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    // Without it replies wait for acknowledgements of earlier ones; it is only speed.
+                    let _ = stream.set_nodelay(true);
+                    self.start(stream);
+                }
+                Err(error) => accept_failed(&error).await,
+            }
+        }
+    }
+
+    /// Serves the client in a task of its own, where there is room for it.
+    fn start(self: &Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+        match self.connections.clone().try_acquire_owned() {
+            Ok(permit) => drop(spawn_local(self.clone().connection(stream, permit))),
+            Err(_) => tracing::warn!("an NBD client was turned away: there are {CONNECTIONS_MAX} already"),
+        }
+    }
+
+    async fn connection(
+        self: Rc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        _permit: OwnedSemaphorePermit,
+    ) {
+        if let Err(error) = self.converse(stream).await {
+            tracing::info!("an NBD connection was closed: {error}");
+        }
+    }
+
+    async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> io::Result<()> {
+        let (reader, mut writer) = split(stream);
+        let mut reader = BufReader::with_capacity(READ_AHEAD_BYTES, reader);
+        let negotiation = negotiate(&*self.source, &mut reader, &mut writer);
+        let chosen = tokio::select! {
+            () = self.stop.raised() => return Ok(()),
+            chosen = tokio::time::timeout(HANDSHAKE_TIMEOUT, negotiation) => chosen??,
+        };
+        let Some(chosen) = chosen else {
+            return Ok(());
+        };
+        tracing::debug!("an NBD client opened {}", chosen.name);
+        let _session = self.sessions.enter(&chosen.name);
+        transmit(chosen.export, &mut reader, writer, self.pool.clone(), &self.stop).await
+    }
+}
+
+async fn accept_failed(error: &io::Error) {
+    tracing::warn!("an NBD client could not be accepted: {error}");
+    tokio::time::sleep(ACCEPT_RETRY).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_loopback_interface_is_served_without_tls() {
+        for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
+            let options =
+                ListenOptions { tcp_address: Some(address.parse().expect("an address")), ..Default::default() };
+            assert_eq!(Listeners::bind(&options).err().expect("refused").kind(), ErrorKind::Invalid, "{address}");
+        }
+        let options = ListenOptions { tcp_address: Some("127.0.0.1:0".parse().expect("one")), ..Default::default() };
+        let listeners = Listeners::bind(&options).expect("loopback is fine");
+        assert_ne!(listeners.tcp_address().expect("bound").port(), 0);
+    }
+
+    #[test]
+    fn a_uri_escapes_what_would_end_it() {
+        assert_eq!(unix_uri(Path::new("/run/a b/n.sock"), "vol@s"), "nbd+unix:///vol@s?socket=/run/a%20b/n.sock");
+        assert_eq!(unix_uri(Path::new("/x"), "a?b#c"), "nbd+unix:///a%3Fb%23c?socket=/x");
+    }
+}

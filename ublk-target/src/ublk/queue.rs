@@ -1,0 +1,109 @@
+//! A queue thread: its ring, one task a tag, one that listens for other threads, one that ticks.
+//!
+//! Invariants:
+//! - A tag's buffer belongs to the kernel from fetch to request and from commit to the next request, to its task in
+//!   between.
+//! - The thread ends only when every tag's task has ended and no tick is under way, so no I/O is left behind.
+
+#![allow(unsafe_code)]
+
+use super::notifier::Notifier;
+use super::request::Request;
+use super::service::{Service, ServiceFactory};
+use io_uring::{opcode, squeue, types, IoUring};
+use libublk::helpers::IoBuf;
+use libublk::io::{UblkDev, UblkQueue};
+use libublk::uring_async::{ublk_submit_sqe_async, wait_and_handle_io_events};
+use libublk::{BufDesc, UblkError, UblkUringData};
+use smol::LocalExecutor;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Entries of the ring for each tag: the block request itself, and the I/O that saving and writing take.
+const RING_ENTRIES_PER_TAG: u32 = 4;
+const RING_ENTRIES_MAX: u32 = 4096;
+static TICK: types::Timespec = types::Timespec::new().sec(1);
+
+/// Serves one queue until the device is stopped.
+pub fn run_queue<F: ServiceFactory>(queue: u16, device: &UblkDev, factory: &F) -> Result<(), UblkError> {
+    make_ring(u32::from(device.dev_info.queue_depth))?;
+    let notifier = Notifier::new()?;
+    let service = Rc::new(factory.make(queue)?);
+    let channel = Rc::new(UblkQueue::new(queue, device)?);
+    let executor = Rc::new(LocalExecutor::new());
+    let mut tags = Vec::new();
+    for tag in channel.tags() {
+        let task = serve_tag(channel.clone(), tag, service.clone());
+        tags.push(executor.spawn(notifier.wrap(task)));
+    }
+    let ticking = Rc::new(Cell::new(false));
+    let ticks = executor.spawn(notifier.wrap(tick(service, ticking.clone())));
+    let wakes = executor.spawn(notifier.wrap(listen(notifier.clone())));
+    let driver = executor.clone();
+    let result = smol::block_on(executor.run(async move {
+        let run_tasks = || while driver.try_tick() {};
+        let done = || tags.iter().all(|task| task.is_finished()) && !ticking.get();
+        wait_and_handle_io_events(&channel, None, run_tasks, done).await
+    }));
+    drop((ticks, wakes));
+    result
+}
+
+/// Installs this thread's ring before libublk would make a smaller one. Completions are delivered only to this thread
+/// when it asks; the task-run flag is what makes libublk's polling while stopping see them.
+fn make_ring(depth: u32) -> Result<(), UblkError> {
+    let entries = (RING_ENTRIES_PER_TAG * depth).next_power_of_two().min(RING_ENTRIES_MAX);
+    libublk::ublk_init_task_ring(|cell| {
+        assert!(cell.get().is_none(), "a queue thread has one ring");
+        let mut builder = IoUring::<squeue::Entry>::builder();
+        builder.setup_cqsize(2 * entries).setup_clamp();
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        let ring = builder.build(entries).map_err(UblkError::IOError)?;
+        cell.set(RefCell::new(ring)).map_err(|_| UblkError::InvalidVal)
+    })
+}
+
+async fn serve_tag<S: Service>(channel: Rc<UblkQueue<'_>>, tag: u16, service: Rc<S>) {
+    let buffer_bytes = channel.dev.dev_info.max_io_buf_bytes as usize;
+    let buffer = IoBuf::<u8>::new(buffer_bytes);
+    let memory = buffer.as_mut_ptr();
+    let fetched = channel.submit_io_prep_cmd(tag, BufDesc::Slice(buffer.as_slice()), 0, Some(&buffer)).await;
+    let mut state = fetched.map(|_| ());
+    while state.is_ok() {
+        let request = Request::decode(channel.get_iod(tag));
+        // SAFETY: the buffer lives until this task ends, and between a request and its commit nobody else uses it.
+        let piece = unsafe { std::slice::from_raw_parts_mut(memory, buffer_bytes) };
+        let answer = request.serve(&*service, piece).await;
+        let descriptor = BufDesc::Slice(buffer.as_slice());
+        state = channel.submit_io_commit_cmd(tag, descriptor, answer).await.map(|_| ());
+    }
+    if !matches!(state, Err(UblkError::QueueIsDown)) {
+        // A tag that nobody serves would hang its next request for ever; a successor can serve it.
+        eprintln!("tag {tag} cannot talk to the driver any more: {state:?}; ending the process");
+        std::process::abort();
+    }
+}
+
+/// Lets other threads interrupt this one's sleep.
+async fn listen(notifier: Notifier) {
+    loop {
+        let request = opcode::PollAdd::new(types::Fd(notifier.raw_fd()), libc::POLLIN as u32).build();
+        // The request points to no memory; the descriptor stays open with the notifier.
+        let result = ublk_submit_sqe_async(request, UblkUringData::Target as u64).await;
+        assert!(result.is_ok_and(|events| events >= 0), "an eventfd can be polled");
+        notifier.clear();
+    }
+}
+
+async fn tick<S: Service>(service: Rc<S>, ticking: Rc<Cell<bool>>) {
+    loop {
+        let request = opcode::Timeout::new(&TICK).build();
+        let result = ublk_submit_sqe_async(request, UblkUringData::Target as u64).await;
+        assert!(result.is_ok_and(|result| result == -libc::ETIME), "a timer expires");
+        ticking.set(true);
+        if let Err(error) = service.tick().await {
+            tracing::warn!(%error, "housekeeping of a queue failed");
+        }
+        ticking.set(false);
+    }
+}
