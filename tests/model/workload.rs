@@ -35,11 +35,11 @@ impl Workload {
         // Sizes are spread over the powers of two, and a quarter of them is odd.
         let power = 1 << (size_dice % u64::from(granules_max.ilog2() + 1));
         let odd = (size_dice >> 32) % power;
-        let length = if (size_dice >> 16) % 4 == 0 { (power + odd).min(granules_max) } else { power };
+        let length = if (size_dice >> 16).is_multiple_of(4) { (power + odd).min(granules_max) } else { power };
         // Half of the writes go to an eighth of the device, so that blocks are overwritten again and again.
-        let area = if dice % 2 == 0 { granules.div_ceil(8) } else { granules };
+        let area = if dice.is_multiple_of(2) { granules.div_ceil(8) } else { granules };
         let mut start = (dice >> 1) % area;
-        if (size_dice >> 24) % 4 != 0 {
+        if !(size_dice >> 24).is_multiple_of(4) {
             start -= start % length;
         }
         start = start.min(granules - length);
