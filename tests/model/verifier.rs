@@ -7,7 +7,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::history::{History, Outcome};
-use super::{stamp, Result, SECTOR_BYTES};
+use super::stamp::{self, BadStamp};
+use super::{Result, SECTOR_BYTES};
 
 /// Mistakes that are described, not only counted.
 const DESCRIBED_MAX: usize = 5;
@@ -83,6 +84,7 @@ pub fn verify(
     let workload = &history.workload;
     let mut verdict = Verdict { sectors: workload.sectors, ..Verdict::default() };
     let required = latest_writes(history, 1..window.end, &window.settled);
+    let zeroed = latest_writes(history, 1..window.end, &|sequence| workload.is_zeroes(sequence));
     let mut visible = vec![None; workload.sectors as usize];
     let mut buffer = cairn_engine::disk::aligned_buffer(READ_SECTORS as usize * SECTOR_BYTES);
     let mut sector = 0;
@@ -91,19 +93,50 @@ pub fn verify(
         let bytes = &mut buffer[..sectors as usize * SECTOR_BYTES];
         read(sector * SECTOR_BYTES as u64, bytes)?;
         for content in bytes.chunks_exact(SECTOR_BYTES) {
-            let must_show = required[sector as usize];
-            match judge(history, &window, sector, must_show, content) {
-                Ok(sequence) => visible[sector as usize] = Some(sequence),
+            let expected = Expected { must_show: required[sector as usize], zeroed: zeroed[sector as usize] };
+            match judge(history, &window, sector, &expected, content) {
+                Ok(shown) => visible[sector as usize] = Some(shown),
                 Err(what) => verdict.wrong(sector, &what),
             }
             sector += 1;
         }
     }
-    verdict.newest = visible.iter().flatten().copied().max().unwrap_or(0);
+    verdict.newest = visible.iter().flatten().filter_map(|shown| shown.certain()).max().unwrap_or(0);
     if window.is_instant {
         check_causality(history, &visible, &mut verdict);
     }
     Ok(verdict)
+}
+
+/// What one sector is held against.
+struct Expected {
+    /// The latest write that must be visible, unless a later one is.
+    must_show: u64,
+    /// The latest write of zeroes that may be visible; 0 where there is none.
+    zeroed: u64,
+}
+
+/// Which write a sector shows.
+#[derive(Clone, Copy, Debug)]
+enum Shown {
+    Stamp(u64),
+    /// Zeroes do not say whose they are: this write's or those of an earlier one.
+    ZeroesAtMost(u64),
+}
+
+impl Shown {
+    fn certain(self) -> Option<u64> {
+        match self {
+            Shown::Stamp(sequence) => Some(sequence),
+            Shown::ZeroesAtMost(_) => None,
+        }
+    }
+
+    fn at_most(self) -> u64 {
+        match self {
+            Shown::Stamp(sequence) | Shown::ZeroesAtMost(sequence) => sequence,
+        }
+    }
 }
 
 /// The write a sector shows, or what is wrong with it.
@@ -111,33 +144,41 @@ fn judge(
     history: &History,
     window: &Window<'_>,
     sector: u64,
-    must_show: u64,
+    expected: &Expected,
     content: &[u8],
-) -> std::result::Result<u64, String> {
-    let sequence = stamp::read(content, history.workload.seed, sector)
-        .map_err(|bad| format!("shows {bad}, must show write {must_show} or later"))?;
+) -> std::result::Result<Shown, String> {
+    let must_show = expected.must_show;
+    let sequence = match stamp::read(content, history.workload.seed, sector) {
+        Ok(sequence) => sequence,
+        Err(BadStamp::Zeroes) if expected.zeroed > 0 && expected.zeroed >= must_show => {
+            return Ok(Shown::ZeroesAtMost(expected.zeroed));
+        }
+        Err(bad) => return Err(format!("shows {bad}, must show write {must_show} or later")),
+    };
     if sequence < must_show {
         return Err(format!("shows write {sequence}, must show write {must_show} or later"));
     }
     if sequence >= window.end {
         return Err(format!("shows write {sequence}, which started only after this image ended at {}", window.end));
     }
-    if !history.workload.write(sequence).contains(&sector) {
-        return Err(format!("shows write {sequence}, which never wrote this sector"));
+    if !history.workload.write(sequence).contains(&sector) || history.workload.is_zeroes(sequence) {
+        return Err(format!("shows write {sequence}, which never wrote this there"));
     }
-    Ok(sequence)
+    Ok(Shown::Stamp(sequence))
 }
 
 /// An instant that shows a write shows everything that was acknowledged before that write started.
-fn check_causality(history: &History, visible: &[Option<u64>], verdict: &mut Verdict) {
+fn check_causality(history: &History, visible: &[Option<Shown>], verdict: &mut Verdict) {
     // Floors never fall, so the newest write with a known floor decides for all.
     let known = |sequence: &u64| *sequence > 0 && *sequence <= history.floors.len() as u64;
-    let Some(newest) = visible.iter().flatten().copied().filter(known).max() else { return };
+    let Some(newest) = visible.iter().flatten().filter_map(|shown| shown.certain()).filter(known).max() else {
+        return;
+    };
     let floor = history.floors[newest as usize - 1];
     let required = latest_writes(history, 1..floor, &|_| true);
     for (sector, shown) in visible.iter().enumerate() {
         let must_show = required[sector];
-        if shown.is_some_and(|sequence| sequence < must_show) {
+        if shown.is_some_and(|shown| shown.at_most() < must_show) {
             let what =
                 format!("shows an older write than {must_show}, which was over when visible write {newest} began");
             verdict.wrong(sector as u64, &what);
@@ -168,7 +209,11 @@ mod tests {
         for sequence in std::iter::once(0).chain(sequences) {
             for sector in WORKLOAD.write(sequence) {
                 let content = &mut image[sector as usize * SECTOR_BYTES..][..SECTOR_BYTES];
-                stamp::fill(content, WORKLOAD.seed, sequence, sector);
+                if WORKLOAD.is_zeroes(sequence) {
+                    content.fill(0);
+                } else {
+                    stamp::fill(content, WORKLOAD.seed, sequence, sector);
+                }
             }
         }
         image
@@ -218,11 +263,25 @@ mod tests {
     }
 
     #[test]
+    fn zeroes_are_right_only_where_they_were_written() {
+        let zeroes = (50..100).rfind(|sequence| WORKLOAD.is_zeroes(*sequence)).expect("a write of zeroes");
+        assert_eq!(verdict(&format!("end {}\n", zeroes + 1), Image::Volume, &image_of(1..=zeroes)).wrong, 0);
+        let missing = verdict(&format!("end {}\n", zeroes + 1), Image::Volume, &image_of(1..zeroes));
+        assert!(missing.wrong > 0, "write {zeroes} of zeroes is missing");
+        let mut image = image_of(1..100);
+        let stamped = image.chunks_exact(SECTOR_BYTES).rposition(|content| content[0] != 0).expect("a stamp");
+        image[stamped * SECTOR_BYTES..][..SECTOR_BYTES].fill(0);
+        assert_eq!(verdict("end 100\n", Image::Volume, &image).wrong, 1);
+    }
+
+    #[test]
     fn a_single_wrong_byte_is_seen_and_described() {
         let mut image = image_of(1..100);
-        image[77 * SECTOR_BYTES + 300] ^= 1;
+        let stamped = image.chunks_exact(SECTOR_BYTES).rposition(|content| content[0] != 0).expect("a stamp");
+        image[stamped * SECTOR_BYTES + 300] ^= 1;
         let verdict = verdict("end 100\n", Image::Volume, &image);
         assert_eq!(verdict.wrong, 1);
-        assert!(verdict.described[0].starts_with("sector 77 (byte 39424): shows a damaged copy of write "));
+        assert!(verdict.described[0].starts_with(&format!("sector {stamped} (byte ")));
+        assert!(verdict.described[0].contains("shows a damaged copy of write "));
     }
 }

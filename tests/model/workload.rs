@@ -22,6 +22,11 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Whether write `sequence` writes zeroes, by the command of their own that disks have for it.
+    pub fn is_zeroes(&self, sequence: u64) -> bool {
+        sequence > 0 && mix(sequence ^ mix(!self.seed)).is_multiple_of(16)
+    }
+
     /// The sectors that write `sequence` covers.
     pub fn write(&self, sequence: u64) -> Range<u64> {
         assert!(self.granule_sectors > 0 && self.sectors >= self.granule_sectors);

@@ -13,6 +13,8 @@ use std::process::Command;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use rustix::fs::FallocateFlags;
+
 use super::history::Log;
 use super::workload::Workload;
 use super::{stamp, Result, SECTOR_BYTES};
@@ -188,9 +190,14 @@ impl Writer<'_> {
             }
             let sequence = state.start(write.clone())?;
             drop(state);
-            let is_durable = sequence % DURABLE_EVERY == 0;
+            // Writes of zeroes are not covered by O_DSYNC.
+            let is_durable = sequence.is_multiple_of(DURABLE_EVERY) && !self.options.workload.is_zeroes(sequence);
             let device = if is_durable { &self.durable_device } else { &self.device };
-            write_stamped(device, self.options.workload.seed, sequence, &write)?;
+            if self.options.workload.is_zeroes(sequence) {
+                write_zeroes(device, sequence, &write)?;
+            } else {
+                write_stamped(device, self.options.workload.seed, sequence, &write)?;
+            }
             state = self.lock();
             state.in_flight.remove(&sequence);
             if is_durable {
@@ -267,4 +274,26 @@ fn write_stamped(device: &File, seed: u64, sequence: u64, write: &Range<u64>) ->
     device
         .write_all_at(&buffer, offset_bytes)
         .map_err(|error| format!("write {sequence} at byte {offset_bytes} failed: {error}").into())
+}
+
+/// Zeroes a range: every other time the device may unmap it; what cannot be asked of the device is written out.
+fn write_zeroes(device: &File, sequence: u64, write: &Range<u64>) -> Result<()> {
+    let sector_bytes = SECTOR_BYTES as u64;
+    let (offset_bytes, length_bytes) = (write.start * sector_bytes, (write.end - write.start) * sector_bytes);
+    let unmap = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+    let ways = if sequence.is_multiple_of(2) { [unmap, zero] } else { [zero, unmap] };
+    for way in ways {
+        match rustix::fs::fallocate(device, way, offset_bytes, length_bytes) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => {
+                return Err(format!("write {sequence} of zeroes at byte {offset_bytes} failed: {error}").into());
+            }
+        }
+    }
+    let buffer = cairn_engine::disk::aligned_buffer(length_bytes as usize);
+    device
+        .write_all_at(&buffer, offset_bytes)
+        .map_err(|error| format!("write {sequence} of zeroes at byte {offset_bytes} failed: {error}").into())
 }
