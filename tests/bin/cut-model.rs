@@ -48,6 +48,8 @@ enum Verb {
         snapshot_command: Option<String>,
         #[arg(long, default_value_t = 1000)]
         snapshot_every_ms: u64,
+        #[arg(long, default_value_t = u64::MAX)]
+        snapshots_max: u64,
     },
     /// Verifies a snapshot, or the volume itself
     Verify {
@@ -115,7 +117,17 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<bool> {
     match verb {
         Verb::Fill { device, shape } => writer::fill(&device, &shape.workload(&device)?)?,
-        Verb::Write { device, log, shape, depth, seconds, flush_every_ms, snapshot_command, snapshot_every_ms } => {
+        Verb::Write {
+            device,
+            log,
+            shape,
+            depth,
+            seconds,
+            flush_every_ms,
+            snapshot_command,
+            snapshot_every_ms,
+            snapshots_max,
+        } => {
             let workload = shape.workload(&device)?;
             let options = writer::Options {
                 device,
@@ -126,6 +138,7 @@ fn run(verb: Verb) -> Result<bool> {
                 flush_every: Duration::from_millis(flush_every_ms),
                 snapshot_command,
                 snapshot_every: Duration::from_millis(snapshot_every_ms),
+                snapshots_max,
             };
             let (writes, snapshots) = writer::run(&options)?;
             println!("{writes} writes, {snapshots} snapshots");

@@ -43,6 +43,8 @@ pub struct Options {
     pub snapshot_command: Option<String>,
     /// Time between the starts of two snapshots.
     pub snapshot_every: Duration,
+    /// No more snapshots than this.
+    pub snapshots_max: u64,
 }
 
 struct State {
@@ -226,7 +228,7 @@ impl Writer<'_> {
         };
         let mut snapshots = 0;
         let mut due = began + self.options.snapshot_every;
-        while due < end && self.sleep_until(due) {
+        while snapshots < self.options.snapshots_max && due < end && self.sleep_until(due) {
             snapshots += 1;
             self.snapshot(command, &format!("s{snapshots}"))?;
             due = (due + self.options.snapshot_every).max(Instant::now());

@@ -12,7 +12,7 @@ if [ "$TEST_PHASE" = 1 ]; then
     cut-model fill /dev/cairn/vol
     cut-model write /dev/cairn/vol --log "$log" --seconds 100 --snapshot-every-ms 700 \
         --snapshot-command 'cairn snapshot vol@$NAME' &
-    wait_for 60 grep -q "^return s6 " "$log"
+    wait_for 60 grep -qs "^return s6 " "$log"
     sleep "0.$((RANDOM % 10))"
     touch "$SCRATCH/kill-now"
     wait

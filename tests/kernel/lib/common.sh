@@ -48,7 +48,7 @@ wait_for() {
 
 worker_pid() { cairn --json show "$1" | sed -n 's/.*"process_id": *\([0-9]*\).*/\1/p'; }
 
-# read_image SNAPSHOT-PATH: prints the checksum of the whole exposed device.
+# device_sum DEVICE: prints the checksum of the whole device.
 device_sum() { dd if="$1" bs=1M iflag=direct status=none | sha256sum | cut -d' ' -f1; }
 
 # verify_snapshot VOL NAME LOG: exposes, holds against the model of the cut, hides again.
@@ -60,3 +60,13 @@ verify_snapshot() {
 
 # snapshots_of LOG OUTCOME: names of the snapshots in a log that returned, failed, or are in-doubt.
 snapshots_of() { cut-model snapshots --log "$1" | sed -n "s/ $2\$//p"; }
+
+# mapped_disk NAME TABLE...: a device-mapper disk /dev/mapper/NAME.
+mapped_disk() { dmsetup create "$1" --table "$2" && dmsetup mknodes; }
+
+# replace_table NAME TABLE: changes a device-mapper disk under whoever has it open.
+replace_table() {
+    dmsetup suspend --noflush --nolockfs "$1"
+    dmsetup load "$1" --table "$2"
+    dmsetup resume "$1"
+}
