@@ -1,0 +1,4 @@
+# Harness proof: a job without an end must be stopped and seen as failed.
+#@ seconds 12
+#@ expect no end within 12 s
+sleep 3600

@@ -1,0 +1,23 @@
+# Detach under I/O: refused while anything has the volume open, and whoever has it open notices nothing.
+#@ seconds 120
+. "$PROJECT/tests/kernel/lib/common.sh"
+. "$PROJECT/tests/kernel/lib/fio.sh"
+origin=$(loop_disk origin 64M)
+store=$(loop_disk store 512M)
+new_volume vol "$origin" "$store"
+cairn snapshot vol@s
+fio_verify /dev/cairn/vol 8 > fio-output 2>&1 & fio=$!
+sleep 1
+while kill -0 "$fio" 2>/dev/null; do
+    if cairn detach vol 2>/dev/null; then
+        kill -0 "$fio" 2>/dev/null && fail "detached under I/O"
+        break
+    fi
+    sleep 0.3
+done
+wait "$fio" || { cat fio-output; fail "fio saw an error"; }
+grep -E 'err= 0' fio-output
+cairn detach vol 2>/dev/null || must_fail cairn show vol --json
+wait_for 10 test ! -e /dev/cairn/vol
+say "the origin is free again"
+dd if=/dev/zero of="$origin" bs=4096 count=1 conv=notrunc oflag=direct,excl status=none
