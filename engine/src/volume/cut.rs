@@ -58,8 +58,8 @@ impl Volume {
             broken: None,
         };
         let items = [
-            Item::SnapshotPut(snapshot.to_record()),
             Item::Volume(VolumeFacts { active_epoch: next.number, ..ledger.catalog.state().volume }),
+            Item::SnapshotPut(snapshot.to_record()),
         ];
         // What the catalog would refuse it refuses now, while writes go on.
         ledger.catalog.admit(&items)?;

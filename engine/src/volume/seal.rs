@@ -87,6 +87,12 @@ impl Volume {
             }
         };
         ledger.give_back(unused);
+        let is_front = ledger.to_seal.front().is_some_and(|front| Arc::ptr_eq(&front.map, &frozen.map));
+        if !is_front {
+            // Somebody who needed room found the epoch dead and sealed it without a run meanwhile.
+            ledger.give_back(run.layout().segments.iter().copied());
+            return Ok(true);
+        }
         self.install_run(&mut ledger, disks, &frozen, run).await?;
         Ok(true)
     }
