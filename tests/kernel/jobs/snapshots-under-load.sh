@@ -30,6 +30,6 @@ verify_snapshot vol s5 log
 cairn restore vol@undo --yes
 cut-model verify /dev/cairn/vol --log log
 cairn check vol --data
-cairn detach vol
+detach_after_restore vol
 say "the bare origin is the volume"
 cut-model verify "$origin" --log log

@@ -70,3 +70,7 @@ replace_table() {
     dmsetup load "$1" --table "$2"
     dmsetup resume "$1"
 }
+
+# A restore shows its snapshot at once and goes on in the background; until it is done the volume cannot be detached.
+restore_is_done() { cairn --json show "$1" | grep -q '"restore": *null'; }
+detach_after_restore() { wait_for 60 restore_is_done "$1"; cairn detach "$1"; }

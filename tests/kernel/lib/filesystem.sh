@@ -64,7 +64,7 @@ main_job() {
     $check "$device"
 
     say "the bare disk, without Cairn"
-    cairn detach vol
+    detach_after_restore vol
     [ ! -e "$device" ]
     mount -t "$filesystem" -o ro "$origin" /mnt/bare
     same_files /mnt/bare sums-live
