@@ -16,9 +16,9 @@ use cairn_target::control::api::{
 };
 use cairn_target::device::{refuse_recursion, Access, Device};
 use cairn_target::own_ring::{self, OwnRing, RingDisk};
+use cairn_target::process::{host_id, now_unix_ms};
 use std::future::Future;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 /// How long to wait for a device that somebody is just closing.
@@ -43,8 +43,11 @@ pub fn refuse_loops(context: &Context, origin: &Path, store: &Path) -> Outcome {
 }
 
 /// Makes the store of a volume. What it held is lost; the origin is read.
-pub fn create(config: &VolumeConfig, segment_bytes: Option<u32>) -> std::result::Result<Created, Failure> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set later than 1970");
+pub fn create(
+    context: &Context,
+    config: &VolumeConfig,
+    segment_bytes: Option<u32>,
+) -> std::result::Result<Created, Failure> {
     let mut sample_key = [0; 32];
     sample_key[..16].copy_from_slice(Uuid::new_v4().as_bytes());
     sample_key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
@@ -55,8 +58,8 @@ pub fn create(config: &VolumeConfig, segment_bytes: Option<u32>) -> std::result:
         sample_key,
         segment_bytes,
         store_bytes: None,
-        host_id: host_id(),
-        now_unix_ms: u64::try_from(now.as_millis()).expect("milliseconds since 1970 fit 64 bits"),
+        host_id: host_id(&context.paths)?,
+        now_unix_ms: now_unix_ms(),
     };
     let access = Access::Exclusive { wait_ms: OPEN_WAIT_MS };
     let origin = Device::open(&config.origin, access)?;
@@ -150,10 +153,4 @@ fn with_paths(error: Error, origin: &Path, store: &Path) -> Failure {
         }
     }
     failure
-}
-
-/// This machine, as /etc/machine-id names it; zeroes where it has no name.
-fn host_id() -> [u8; 16] {
-    let text = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    Uuid::try_parse(text.trim()).map(Uuid::into_bytes).unwrap_or_default()
 }

@@ -3,11 +3,10 @@
 use crate::arguments::Snapshot;
 use crate::client::{Client, CHANGE_TIMEOUT_MS};
 use crate::context::Context;
-use crate::discovery::mounts::Mounts;
-use crate::discovery::sysfs::DeviceNumber;
 use crate::exit::{ExitCode, Failure, Outcome};
 use crate::freeze::Frozen;
 use cairn_target::control::api::{Consistency, DeleteReport, SnapshotReport, SnapshotRequest, VolumeReport};
+use cairn_target::device::{mount_points_of, DeviceNumber};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -87,7 +86,6 @@ fn mount_point_of(volume: &VolumeReport) -> Result<PathBuf, Failure> {
     };
     let device = Path::new(device);
     let metadata = std::fs::metadata(device).map_err(|error| Failure::io("look at", device, error))?;
-    let mounts = Mounts::read().map_err(|error| Failure::io("read", Path::new("/proc/self/mountinfo"), error))?;
-    let points = mounts.points_of(DeviceNumber::of_raw(metadata.rdev()), device);
+    let points = mount_points_of(DeviceNumber::from_raw(metadata.rdev()));
     points.into_iter().next().ok_or_else(|| not_mounted("is not mounted, there is nothing to freeze"))
 }

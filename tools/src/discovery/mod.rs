@@ -4,17 +4,16 @@
 //! - Nothing is written, and nothing is held longer than a look takes.
 //! - A device is fit only when every reason against it was looked for; what cannot be looked at is a reason.
 
-pub mod mounts;
 pub mod signature;
 pub mod sysfs;
 
-use mounts::Mounts;
+use cairn_target::device::{mount_points_of, users_of, DeviceNumber};
 use serde::Serialize;
 use signature::Content;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use sysfs::{BlockDevice, DeviceNumber};
+use sysfs::BlockDevice;
 
 /// A store below this size cannot hold its own metadata and a few segments.
 pub const STORE_BYTES_MIN: u64 = 16 << 20;
@@ -73,8 +72,7 @@ pub type Roles = Vec<(PathBuf, String)>;
 
 /// Every disk of this machine that has a size, ordered by name.
 pub fn devices(roles: &Roles) -> std::io::Result<Vec<Device>> {
-    let mounts = Mounts::read()?;
-    Ok(sysfs::block_devices()?.iter().map(|block| judge(block, &mounts, roles)).collect())
+    Ok(sysfs::block_devices()?.iter().map(|block| judge(block, roles)).collect())
 }
 
 /// One disk by the path of its node. None where it is no block device.
@@ -83,13 +81,13 @@ pub fn device(path: &Path, roles: &Roles) -> std::io::Result<Option<Device>> {
     if !metadata.file_type().is_block_device() {
         return Ok(None);
     }
-    let block = sysfs::block_device(DeviceNumber::of_raw(metadata.rdev()))?;
-    Ok(Some(judge(&block, &Mounts::read()?, roles)))
+    let block = sysfs::block_device(DeviceNumber::from_raw(metadata.rdev()))?;
+    Ok(Some(judge(&block, roles)))
 }
 
-fn judge(block: &BlockDevice, mounts: &Mounts, roles: &Roles) -> Device {
+fn judge(block: &BlockDevice, roles: &Roles) -> Device {
     let probed = signature::probe(&block.path, block.size_bytes);
-    let in_use = in_use(block, mounts);
+    let in_use = in_use(block);
     let is_in_use = !in_use.is_empty();
     let mut against_both = in_use;
     against_both.extend(roles_of(block, roles));
@@ -134,7 +132,7 @@ fn judge(block: &BlockDevice, mounts: &Mounts, roles: &Roles) -> Device {
         readable,
         content,
         in_use: is_in_use,
-        mounted_at: mounts_of(block, mounts),
+        mounted_at: mount_points_of(block.number),
         origin: fitness(against_origin),
         store: fitness(against_store),
     }
@@ -144,35 +142,9 @@ fn fitness(why_not: Vec<String>) -> Fitness {
     Fitness { fit: why_not.is_empty(), why_not }
 }
 
-/// Mount points of the device and of its partitions.
-fn mounts_of(block: &BlockDevice, mounts: &Mounts) -> Vec<PathBuf> {
-    let mut points = mounts.points_of(block.number, &block.path);
-    for part in &block.partitions {
-        points.extend(mounts.points_of(part.number, &part.path));
-    }
-    points
-}
-
-/// Who uses the device now: mounts, swap, devices built on it, partitions, and whoever holds it exclusively.
-fn in_use(block: &BlockDevice, mounts: &Mounts) -> Vec<String> {
-    let mut reasons = Vec::new();
-    let mut of = |what: &str, path: &Path, number: DeviceNumber, holders: &[String]| {
-        let points = mounts.points_of(number, path);
-        if let Some(first) = points.first() {
-            let more = if points.len() > 1 { format!(" and {} more", points.len() - 1) } else { String::new() };
-            reasons.push(format!("{what}mounted at {}{more}", first.display()));
-        }
-        if mounts.is_swap(path) {
-            reasons.push(format!("{what}in use as swap"));
-        }
-        if !holders.is_empty() {
-            reasons.push(format!("{what}in use by {}", holders.join(", ")));
-        }
-    };
-    of("", &block.path, block.number, &block.holders);
-    for part in &block.partitions {
-        of(&format!("partition {} is ", part.path.display()), &part.path, part.number, &part.holders);
-    }
+/// Who uses the device or a part of it now: mounts, swap, devices built on it, and whoever holds it exclusively.
+fn in_use(block: &BlockDevice) -> Vec<String> {
+    let mut reasons = users_of(block.number);
     if reasons.is_empty() && held_exclusively(&block.path) {
         reasons.push("held by another program".to_owned());
     }
@@ -188,7 +160,7 @@ fn held_exclusively(path: &Path) -> bool {
 fn roles_of(block: &BlockDevice, roles: &Roles) -> Vec<String> {
     let same = |path: &Path| {
         std::fs::metadata(path)
-            .is_ok_and(|m| m.file_type().is_block_device() && DeviceNumber::of_raw(m.rdev()) == block.number)
+            .is_ok_and(|m| m.file_type().is_block_device() && DeviceNumber::from_raw(m.rdev()) == block.number)
     };
     roles.iter().filter(|(path, _)| same(path)).map(|(_, role)| format!("is {role}")).collect()
 }

@@ -1,40 +1,8 @@
 //! What /sys tells of the machine's block devices.
 
+use cairn_target::device::DeviceNumber;
 use std::io::Result;
 use std::path::{Path, PathBuf};
-
-/// Major and minor number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeviceNumber {
-    /// Driver.
-    pub major: u32,
-    /// Device of that driver.
-    pub minor: u32,
-}
-
-impl DeviceNumber {
-    /// From `st_rdev` or `st_dev`.
-    pub fn of_raw(raw: u64) -> DeviceNumber {
-        DeviceNumber { major: rustix::fs::major(raw), minor: rustix::fs::minor(raw) }
-    }
-
-    /// From `254:0`.
-    pub fn parse(text: &str) -> Option<DeviceNumber> {
-        let (major, minor) = text.trim().split_once(':')?;
-        Some(DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? })
-    }
-}
-
-/// A partition, as far as its disk needs to know.
-#[derive(Clone, Debug)]
-pub struct Partition {
-    /// Path of its node.
-    pub path: PathBuf,
-    /// Its number.
-    pub number: DeviceNumber,
-    /// Devices built on it.
-    pub holders: Vec<String>,
-}
 
 /// One block device.
 #[derive(Clone, Debug)]
@@ -51,10 +19,6 @@ pub struct BlockDevice {
     pub logical_sector_bytes: u32,
     /// It takes no writes.
     pub read_only: bool,
-    /// Devices built on it (dm, md ...).
-    pub holders: Vec<String>,
-    /// Its partitions.
-    pub partitions: Vec<Partition>,
 }
 
 /// Every block device that has a size, ordered by name.
@@ -92,42 +56,19 @@ fn read(directory: &Path) -> Result<BlockDevice> {
         size_bytes: sectors * 512,
         logical_sector_bytes: number_in(&queue.join("logical_block_size")).map(|bytes| bytes as u32).unwrap_or(512),
         read_only: number_in(&directory.join("ro"))? != 0,
-        holders: names_in(&directory.join("holders")),
-        partitions: partitions_of(&directory),
     })
-}
-
-fn partitions_of(directory: &Path) -> Vec<Partition> {
-    let mut partitions: Vec<Partition> = names_in(directory)
-        .into_iter()
-        .filter(|name| directory.join(name).join("partition").exists())
-        .filter_map(|name| {
-            let part = directory.join(&name);
-            let number = device_number(&part).ok()?;
-            Some(Partition { path: node_of(&name), number, holders: names_in(&part.join("holders")) })
-        })
-        .collect();
-    partitions.sort_by_key(|part| natural_key(&part.path));
-    partitions
 }
 
 fn device_number(directory: &Path) -> Result<DeviceNumber> {
     let text = std::fs::read_to_string(directory.join("dev"))?;
-    DeviceNumber::parse(&text).ok_or_else(|| std::io::Error::other(format!("{}: no number", directory.display())))
+    let numbers =
+        text.trim().split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let (major, minor) = numbers.ok_or_else(|| std::io::Error::other(format!("{}: no number", directory.display())))?;
+    Ok(DeviceNumber { major, minor })
 }
 
 fn number_in(path: &Path) -> Result<u64> {
     std::fs::read_to_string(path)?.trim().parse().map_err(std::io::Error::other)
-}
-
-fn names_in(directory: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return Vec::new();
-    };
-    let mut names: Vec<String> =
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 fn name_of(directory: &Path) -> String {

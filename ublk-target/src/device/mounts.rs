@@ -16,7 +16,7 @@ pub fn mount_points_of(number: DeviceNumber) -> Vec<PathBuf> {
     for table in ["/proc/self/mountinfo", "/proc/1/mountinfo"] {
         let text = std::fs::read_to_string(table).unwrap_or_default();
         for mount in text.lines().filter_map(Mount::parse) {
-            if numbers.contains(&mount.number) {
+            if numbers.contains(&mount.number) || mount.is_of(&numbers) {
                 points.insert(mount.point);
             }
         }
@@ -74,6 +74,13 @@ impl Mount {
         let source = unescape(rest.split(' ').nth(1)?);
         let number = DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? };
         Some(Mount { number, point: PathBuf::from(point), source })
+    }
+
+    /// Whether a filesystem with a number of its own (btrfs) was mounted from one of these devices.
+    fn is_of(&self, numbers: &[DeviceNumber]) -> bool {
+        let is_named = self.number.major == 0 && self.source.starts_with("/dev/");
+        is_named
+            && rustix::fs::stat(&self.source).is_ok_and(|stat| numbers.contains(&DeviceNumber::from_raw(stat.st_rdev)))
     }
 }
 
