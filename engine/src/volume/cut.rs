@@ -63,6 +63,10 @@ impl Volume {
         ];
         // What the catalog would refuse it refuses now, while writes go on.
         ledger.catalog.admit(&items)?;
+        // The first writes after the cut find their segments handed out.
+        for lane in 0..self.lane_count() {
+            self.top_up_reserve(&mut ledger, disks, lane, false).await?;
+        }
         self.gate.close();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
             self.gate.open();
