@@ -62,7 +62,7 @@ impl Volume {
             Item::SnapshotPut(snapshot.to_record()),
         ];
         // What the catalog would refuse it refuses now, while writes go on.
-        ledger.catalog.admit(&items)?;
+        ledger.catalog.prepare_append(&disks.store, &items).await?;
         self.gate.close();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
             self.gate.open();
