@@ -9,7 +9,7 @@ const STORE_BYTES: u64 = 1 << 30;
 const SEGMENT_BYTES: u32 = 1 << 20;
 const BLOCK: u64 = 4096;
 /// Far from the places of superblocks and partition tables, which are watched and cost more.
-const FIRST_BLOCK: u64 = 16 << 10;
+const FIRST_BLOCK: u64 = 32;
 
 fn rig(has_fua: bool) -> Rig {
     let origin = SimDiskOptions::new("origin", VOLUME_BYTES);

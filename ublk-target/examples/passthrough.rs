@@ -85,12 +85,12 @@ fn main() -> Result<()> {
         std::io::stdin().read_line(&mut line).expect("input is readable");
         match served.stop() {
             Ok(()) => return Ok(()),
-            Err((device, error)) => {
-                println!("refused: {error}");
+            Err(refused) => {
+                println!("refused: {}", refused.error);
                 if line.is_empty() {
                     std::process::exit(1);
                 }
-                served = device;
+                served = refused.device;
             }
         }
     }

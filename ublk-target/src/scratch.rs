@@ -102,7 +102,7 @@ impl<E: Export, D: Disk> ScratchExport<E, D> {
             let rest = &data[(at - offset_bytes) as usize..];
             // Only blocks that are whole on disk, not the partial last one, can be written in place.
             let inside = blocks_inside(at, end_bytes - at, u64::MAX);
-            let length = if at % BLOCK_BYTES as u64 == 0 && !inside.is_empty() {
+            let length = if at.is_multiple_of(BLOCK_BYTES as u64) && !inside.is_empty() {
                 let length = (inside.end - inside.start) * BLOCK_BYTES as u64;
                 self.overlay.write(at, &rest[..length as usize]).await?;
                 self.set_written(inside);

@@ -66,8 +66,8 @@ impl<R: Ring> UringDisk<R> {
 
     fn check_range(&self, offset_bytes: u64, length_bytes: u64) {
         let sector_bytes = u64::from(self.device.limits().sector_bytes);
-        assert!(offset_bytes % sector_bytes == 0, "offset {offset_bytes} is not aligned to {sector_bytes}");
-        assert!(length_bytes % sector_bytes == 0, "length {length_bytes} is not aligned to {sector_bytes}");
+        assert!(offset_bytes.is_multiple_of(sector_bytes), "offset {offset_bytes} is not aligned to {sector_bytes}");
+        assert!(length_bytes.is_multiple_of(sector_bytes), "length {length_bytes} is not aligned to {sector_bytes}");
     }
 
     fn failed(&self, operation: &'static str, offset_bytes: u64, errno: i32) -> Error {

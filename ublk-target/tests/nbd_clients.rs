@@ -192,5 +192,6 @@ fn a_client_that_vanishes_amid_its_requests_leaves_them_done() {
     }
     wait_until("all sessions end", || server.sessions.total() == 0);
     let image = server.image.lock().expect("not poisoned");
-    assert!(image.content[..32 * 512].iter().all(|byte| *byte == 50), "a started request was dropped");
+    assert!(image.writes_begun > 0);
+    assert_eq!(image.writes_done, image.writes_begun, "a request that was started was dropped");
 }

@@ -5,24 +5,29 @@
 //! - A generation and sequence are never written twice with different items that could both be believed: after a
 //!   failed append the next write is a checkpoint of a fresh generation.
 //! - The superblock points to a checkpoint only after all of it is durable.
+//! - An append costs what its items name, not what exists, but where it has to write a checkpoint.
 //! - Nothing is appended while the two copies of the superblock may differ: a damaged copy can never bring back an
 //!   older state.
 
+pub mod apply;
+mod checkpoint;
 pub mod log;
 #[cfg(test)]
 pub(crate) mod memory_disk;
 pub mod record;
+mod repair;
+mod replay;
+pub mod restoring;
 pub mod state;
 #[cfg(test)]
 mod tests;
 
 use crate::disk::{aligned_buffer, Disk};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::geometry::Area;
 use crate::format::item::Item;
 use crate::format::superblock::{self, CatalogPlace, Superblock};
-use log::LogReader;
-use record::{LogIdentity, Role, RECORD_BYTES_MAX, RECORD_ITEMS_BYTES_MAX};
+use checkpoint::Checkpoint;
+use record::{LogIdentity, Role, RECORD_ITEMS_BYTES_MAX};
 use state::State;
 
 /// Most snapshots of one volume.
@@ -43,6 +48,8 @@ pub struct Catalog {
     superblock_stale: bool,
     /// A record has lost one of its copies; the next append writes a checkpoint first.
     worn: bool,
+    /// The checkpoint of the current area cannot be read; the log it was made of stands in for it.
+    checkpoint_lost: bool,
     /// The log may hold items that the state lacks, or lack items that it has.
     doubt: bool,
     failed: bool,
@@ -61,7 +68,7 @@ impl Catalog {
         let generation = 1;
         let log = LogIdentity { store_id: superblock.store_id, generation };
         let area = superblock.geometry.areas[0];
-        let written = write_checkpoint(store, area, log, &state).await?;
+        let written = Checkpoint::of(&state).write(store, area, log).await?;
         superblock.catalog = CatalogPlace {
             area_current: 0,
             generation,
@@ -81,6 +88,7 @@ impl Catalog {
             settled: true,
             superblock_stale: false,
             worn: false,
+            checkpoint_lost: false,
             doubt: false,
             failed: false,
             read_only: false,
@@ -100,6 +108,7 @@ impl Catalog {
             settled: false,
             superblock_stale: found.damaged_copy.is_some(),
             worn: false,
+            checkpoint_lost: false,
             doubt: false,
             failed: false,
             read_only: found.read_only,
@@ -136,8 +145,36 @@ impl Catalog {
     }
 
     /// Would the catalog take these items? `Corrupt` where they contradict the state, `NoSpace` where it is full.
-    pub fn admit(&self, items: &[Item]) -> Result<()> {
-        self.state_after(items).map(|_| ())
+    /// Costs what the items name, whatever else exists.
+    pub fn admit(&mut self, items: &[Item]) -> Result<()> {
+        let (entries, snapshots) = (self.state.entries(), self.state.snapshots.len());
+        let undo = self.state.apply_all(items)?;
+        let area_bytes = self.superblock.area_other().length_bytes;
+        let grows = self.state.entries() > entries;
+        let too_many = self.state.snapshots.len() > SNAPSHOTS_MAX.max(snapshots);
+        let full =
+            self.state.checkpoint_bytes(false) > area_bytes / 2 || self.state.checkpoint_bytes(true) > area_bytes;
+        self.state.take_back(undo);
+        if too_many || (grows && full) {
+            return Err(Error::new(ErrorKind::NoSpace, "append to the catalog", "store").saying(format!(
+                "the catalog is full with {} snapshots and {} runs; delete snapshots, or use a larger store",
+                self.state.snapshots.len(),
+                self.state.runs.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Does now whatever would make an append of these items take long: refuses what [`Catalog::append`] would refuse,
+    /// and writes the checkpoint that it would have to write first.
+    pub async fn prepare_append<D: Disk>(&mut self, store: &D, items: &[Item]) -> Result<()> {
+        self.admit(items)?;
+        self.prepare(store, true).await?;
+        let length_bytes = 2 * record::record_bytes(record::encode_items(items).len()) as u64;
+        if self.doubt || self.must_compact(length_bytes) {
+            self.compact(store).await?;
+        }
+        Ok(())
     }
 
     /// Makes `items` durable, all or none, and applies them. What does not fit in a record goes out as a checkpoint.
@@ -149,17 +186,15 @@ impl Catalog {
     pub async fn append<D: Disk>(&mut self, store: &D, items: &[Item]) -> Result<()> {
         assert!(!items.is_empty(), "an empty record says nothing");
         let encoded = record::encode_items(items);
-        let next = self.state_after(items)?;
-        let result = self.append_encoded(store, &encoded, next).await;
+        self.admit(items)?;
+        let result = self.append_admitted(store, items, &encoded).await;
         self.failed = result.is_err();
         result
     }
 
     /// Applies items that could not be made durable. The next append, or [`Catalog::compact`], writes them.
     pub fn apply_in_memory(&mut self, items: &[Item]) -> Result<()> {
-        for item in items {
-            self.state.apply(item)?;
-        }
+        let _final = self.state.apply_all(items)?;
         self.doubt = true;
         self.failed = true;
         Ok(())
@@ -186,9 +221,7 @@ impl Catalog {
     /// Writes the whole state as a checkpoint to the other area and makes that the current one.
     pub async fn compact<D: Disk>(&mut self, store: &D) -> Result<()> {
         self.prepare(store, true).await?;
-        let state = std::mem::take(&mut self.state);
-        let result = self.switch_area(store, &state, !self.doubt).await;
-        self.state = state;
+        let result = self.switch_area(store, !self.doubt).await;
         self.failed &= result.is_err();
         result
     }
@@ -197,33 +230,18 @@ impl Catalog {
         LogIdentity { store_id: self.superblock.store_id, generation: self.superblock.catalog.generation }
     }
 
-    /// The state with `items` applied, if they make sense and leave room for the checkpoint.
-    fn state_after(&self, items: &[Item]) -> Result<State> {
-        let mut next = self.state.clone();
-        for item in items {
-            next.apply(item)?;
-        }
-        let area_bytes = self.superblock.area_other().length_bytes;
-        let grows = next.entries() > self.state.entries();
-        let too_many = next.snapshots.len() > SNAPSHOTS_MAX.max(self.state.snapshots.len());
-        let full = next.checkpoint_bytes(false) > area_bytes / 2 || next.checkpoint_bytes(true) > area_bytes;
-        if too_many || (grows && full) {
-            return Err(Error::new(ErrorKind::NoSpace, "append to the catalog", "store").saying(format!(
-                "the catalog is full with {} snapshots and {} runs; delete snapshots, or use a larger store",
-                self.state.snapshots.len(),
-                self.state.runs.len()
-            )));
-        }
-        Ok(next)
+    /// An append of so many bytes has to write a checkpoint first.
+    fn must_compact(&self, length_bytes: u64) -> bool {
+        self.worn || self.position_bytes + length_bytes > self.superblock.area().end_bytes()
     }
 
-    async fn append_encoded<D: Disk>(&mut self, store: &D, encoded: &[u8], next: State) -> Result<()> {
+    async fn append_admitted<D: Disk>(&mut self, store: &D, items: &[Item], encoded: &[u8]) -> Result<()> {
         self.prepare(store, true).await?;
         if self.doubt || encoded.len() > RECORD_ITEMS_BYTES_MAX {
-            return self.replace_state(store, next).await;
+            return self.append_by_checkpoint(store, items).await;
         }
         let length_bytes = 2 * record::record_bytes(encoded.len()) as u64;
-        if self.worn || self.position_bytes + length_bytes > self.superblock.area().end_bytes() {
+        if self.must_compact(length_bytes) {
             self.compact(store).await?;
         }
         let mut buffer = aligned_buffer(length_bytes as usize);
@@ -231,18 +249,21 @@ impl Catalog {
         let Err(error) = store.write_durable(self.position_bytes, &buffer).await else {
             self.position_bytes += length_bytes;
             self.sequence += 1;
-            self.state = next;
+            let _final = self.state.apply_all(items).expect("the items were admitted");
             return Ok(());
         };
         // Whether the record is on the store cannot be known. A checkpoint of a fresh generation decides it.
         self.doubt = true;
-        self.replace_state(store, next).await.map_err(|_| error)
+        self.append_by_checkpoint(store, items).await.map_err(|_| error)
     }
 
-    async fn replace_state<D: Disk>(&mut self, store: &D, next: State) -> Result<()> {
-        self.switch_area(store, &next, false).await?;
-        self.state = next;
-        Ok(())
+    async fn append_by_checkpoint<D: Disk>(&mut self, store: &D, items: &[Item]) -> Result<()> {
+        let undo = self.state.apply_all(items).expect("the items were admitted");
+        let result = self.switch_area(store, false).await;
+        if result.is_err() {
+            self.state.take_back(undo);
+        }
+        result
     }
 
     /// What must hold before anything is written: permission, durability of what was read, a superblock without doubt.
@@ -257,6 +278,9 @@ impl Catalog {
         }
         if self.superblock_stale && superblock_too {
             self.write_superblock(store, |_| {}).await?;
+        }
+        if self.checkpoint_lost {
+            self.restore_checkpoint(store).await;
         }
         Ok(())
     }
@@ -275,14 +299,14 @@ impl Catalog {
         Ok(())
     }
 
-    /// Writes `state` to the other area and points the superblock there. `repeats_log`: the current log adds up to
+    /// Writes the state to the other area and points the superblock there. `repeats_log`: the current log adds up to
     /// exactly this state, and may stand in for the checkpoint.
-    async fn switch_area<D: Disk>(&mut self, store: &D, state: &State, repeats_log: bool) -> Result<()> {
+    async fn switch_area<D: Disk>(&mut self, store: &D, repeats_log: bool) -> Result<()> {
         let generation = self.superblock.catalog.generation_reserved + 1;
         self.write_superblock(store, |superblock| superblock.catalog.generation_reserved = generation).await?;
         let log = LogIdentity { store_id: self.superblock.store_id, generation };
         let area = self.superblock.area_other();
-        let written = write_checkpoint(store, area, log, state).await?;
+        let written = Checkpoint::of(&self.state).write(store, area, log).await?;
         let before = self.superblock.catalog;
         let previous = if repeats_log { (before.generation, self.sequence) } else { (0, 0) };
         let place = CatalogPlace {
@@ -300,114 +324,7 @@ impl Catalog {
         self.sequence = written.records;
         self.doubt = false;
         self.worn = false;
+        self.checkpoint_lost = false;
         Ok(())
     }
-
-    /// Reads the current area, the previous one in place of a checkpoint that cannot be read.
-    async fn replay<D: Disk>(&mut self, store: &D) -> Result<()> {
-        let (area, place) = (self.superblock.area(), self.superblock.catalog);
-        let checkpoint_end_bytes = area.offset_bytes + place.checkpoint_bytes;
-        let mut reader = LogReader::new(store, area, self.log(), area.offset_bytes, 0);
-        match self.replay_records(&mut reader, place.checkpoint_records).await {
-            Ok(Role::CheckpointLast) if reader.position_bytes == checkpoint_end_bytes => {}
-            Ok(_) => return Err(reader.lost("the checkpoint ends in another place than it should")),
-            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => {
-                self.replay_previous(store, error).await?;
-                reader = LogReader::new(store, area, self.log(), checkpoint_end_bytes, place.checkpoint_records);
-            }
-            Err(error) => return Err(error),
-        }
-        while let Some(record) = reader.next().await? {
-            if record.role != Role::Appended {
-                return Err(reader.lost("a record of a checkpoint follows the checkpoint's last"));
-            }
-            self.take(&record)?;
-        }
-        if reader.sequence < place.records_min {
-            return Err(reader.lost(&format!("only {} of {} records are left", reader.sequence, place.records_min)));
-        }
-        self.position_bytes = reader.position_bytes;
-        self.sequence = reader.sequence;
-        Ok(())
-    }
-
-    /// Applies the next `count` records, which must all be there; returns the role of the last.
-    async fn replay_records<D: Disk>(&mut self, reader: &mut LogReader<'_, D>, count: u64) -> Result<Role> {
-        let mut role = Role::Appended;
-        for _ in 0..count {
-            let Some(record) = reader.next().await? else {
-                return Err(reader.lost(&format!("record {} of {count} is lost", reader.sequence)));
-            };
-            self.take(&record)?;
-            role = record.role;
-        }
-        Ok(role)
-    }
-
-    /// Rebuilds the state that the unreadable checkpoint repeated from the log it was made of. That log stays where it
-    /// is until the current one is full, so the catalog can be opened this way again and again.
-    async fn replay_previous<D: Disk>(&mut self, store: &D, error: Error) -> Result<()> {
-        let place = self.superblock.catalog;
-        if place.previous_generation == 0 {
-            return Err(error);
-        }
-        let area = self.superblock.area_other();
-        let log = LogIdentity { store_id: self.superblock.store_id, generation: place.previous_generation };
-        self.state = State::new(self.superblock.geometry.segment_count);
-        let mut reader = LogReader::new(store, area, log, area.offset_bytes, 0);
-        self.replay_records(&mut reader, place.previous_records).await.map_err(|_| error)?;
-        self.repairs += 1;
-        self.worn = false;
-        Ok(())
-    }
-
-    fn take(&mut self, record: &log::Record) -> Result<()> {
-        for item in &record.items {
-            self.state.apply(item)?;
-        }
-        self.worn |= record.damaged;
-        self.repairs += u64::from(record.damaged);
-        Ok(())
-    }
-}
-
-/// How much a checkpoint took.
-struct Written {
-    records: u64,
-    length_bytes: u64,
-}
-
-/// Writes a state as the first records of an area, durable on return.
-async fn write_checkpoint<D: Disk>(store: &D, area: Area, log: LogIdentity, state: &State) -> Result<Written> {
-    let chunks = pack(&state.checkpoint());
-    let length_bytes: usize = chunks.iter().map(|chunk| 2 * record::record_bytes(chunk.len())).sum();
-    if length_bytes as u64 > area.length_bytes {
-        return Err(Error::new(ErrorKind::NoSpace, "write a catalog checkpoint", "store")
-            .saying(format!("{length_bytes} bytes do not fit in {}; delete snapshots", area.length_bytes)));
-    }
-    let mut buffer = aligned_buffer(2 * RECORD_BYTES_MAX);
-    let mut position_bytes = area.offset_bytes;
-    for (sequence, chunk) in chunks.iter().enumerate() {
-        let role = if sequence + 1 == chunks.len() { Role::CheckpointLast } else { Role::Checkpoint };
-        let length_bytes = record::encode(log, sequence as u64, role, chunk, position_bytes, &mut buffer);
-        store.write(position_bytes, &buffer[..length_bytes]).await?;
-        position_bytes += length_bytes as u64;
-    }
-    store.flush().await?;
-    Ok(Written { records: chunks.len() as u64, length_bytes: length_bytes as u64 })
-}
-
-/// The bytes of the items in pieces that fit in a record each; at least one piece.
-fn pack(items: &[Item]) -> Vec<Vec<u8>> {
-    let mut chunks = vec![Vec::new()];
-    for item in items {
-        let encoded = record::encode_items(std::slice::from_ref(item));
-        let last = chunks.last_mut().expect("there is always one");
-        if last.len() + encoded.len() > RECORD_ITEMS_BYTES_MAX {
-            chunks.push(encoded);
-        } else {
-            last.extend_from_slice(&encoded);
-        }
-    }
-    chunks
 }

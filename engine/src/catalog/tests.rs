@@ -150,6 +150,81 @@ fn an_unreadable_checkpoint_is_replaced_by_the_log_it_was_made_of() {
     assert!(reopened_and_used(&bytes).expect("opened") == *catalog.state());
 }
 
+/// A store whose current checkpoint, of several records, cannot be read; with the state that is to come out.
+fn store_with_a_lost_checkpoint(lost: impl Fn(u64) -> bool) -> (MemoryDisk, State) {
+    let disk = MemoryDisk::new(STORE_BYTES);
+    let geometry = Geometry::plan_with_area(STORE_BYTES as u64, 64 << 10, 640 << 10).expect("it fits");
+    let mut catalog = run(Catalog::create(&disk, Superblock { geometry, ..blank() }, &[volume(1)])).expect("created");
+    for block in [0, 1] {
+        let contents: Vec<Item> = (0..750).map(|hash| Item::WatchAdd { block, hashes: [hash; 8] }).collect();
+        run(catalog.append(&disk, &contents)).expect("appended");
+    }
+    for epoch in 2..10 {
+        run(catalog.append(&disk, &cut(epoch))).expect("appended");
+    }
+    run(catalog.compact(&disk)).expect("compacted");
+    run(catalog.append(&disk, &cut(10))).expect("appended");
+    let start = catalog.superblock().area().offset_bytes;
+    let place = catalog.superblock().catalog;
+    assert!(place.checkpoint_records > 1);
+    for block in (0..place.checkpoint_bytes / 4096).filter(|block| lost(*block)) {
+        disk.bytes.borrow_mut()[(start + block * 4096) as usize..][..4096].fill(0xa5);
+    }
+    let state = catalog.state().clone();
+    (disk, state)
+}
+
+#[test]
+fn a_lost_checkpoint_is_put_back_by_the_next_append() {
+    for lost in [|block| block % 16 < 2, |_| true, |block| block % 3 == 0] {
+        let (disk, state) = store_with_a_lost_checkpoint(lost);
+        let mut catalog = run(Catalog::open(&disk)).expect("the log before stands in");
+        assert!(catalog.repairs() > 0 && *catalog.state() == state);
+        let before = catalog.superblock().catalog;
+        run(catalog.append(&disk, &cut(11))).expect("appended");
+        assert_eq!(catalog.superblock().catalog.generation, before.generation, "in its own place");
+        let again = run(Catalog::open(&disk)).expect("opened");
+        assert!(again.repairs() == 0 && again.state() == catalog.state());
+    }
+}
+
+#[test]
+fn a_crash_while_a_lost_checkpoint_is_put_back_and_compacted_keeps_the_state() {
+    let (disk, old) = store_with_a_lost_checkpoint(|_| true);
+    // The last record is worn as well, so that a checkpoint to the other area follows at once.
+    let end = run(Catalog::open(&disk)).expect("opened").position_bytes as usize;
+    disk.bytes.borrow_mut()[end - 1] ^= 1;
+    let mut catalog = run(Catalog::open(&disk)).expect("opened");
+    disk.record_from_here();
+    run(catalog.append(&disk, &cut(11))).expect("appended");
+    run(catalog.compact(&disk)).expect("compacted");
+    let new = catalog.state().clone();
+    let steps = disk.steps.borrow().len();
+    assert!(steps > 15);
+    let mut random = fastrand::Rng::with_seed(6);
+    for at in 0..=steps {
+        for round in 0..20 {
+            let density = if round < 2 { [0, 255][round] } else { random.u8(..) };
+            let bytes = disk.crashed(at, || density == 255 || random.u8(..) < density);
+            let state = reopened_and_used(&bytes).unwrap_or_else(|error| panic!("step {at}: {error}"));
+            assert!(state == old || state == new, "step {at}");
+        }
+    }
+}
+
+#[test]
+fn a_lost_checkpoint_that_cannot_be_put_back_stops_no_append() {
+    let (disk, _) = store_with_a_lost_checkpoint(|block| block % 16 < 2);
+    for failures in [1, 2] {
+        let mut catalog = run(Catalog::open(&disk)).expect("opened");
+        disk.failing.set((1, failures));
+        let epoch = catalog.state().volume.active_epoch.0 + 1;
+        run(catalog.append(&disk, &cut(epoch))).expect("appended");
+        assert_eq!(disk.failing.get(), (0, 0));
+        assert!(run(Catalog::open(&disk)).expect("opened").state() == catalog.state());
+    }
+}
+
 #[test]
 fn a_torn_append_gives_the_old_state_or_the_new_one() {
     let (disk, mut catalog) = store_with(2);
@@ -346,6 +421,25 @@ fn items_that_make_no_sense_are_refused_before_they_are_written() {
     let items = [snapshot(1), Item::SnapshotDelete { epoch: Epoch(77) }];
     assert_eq!(run(catalog.append(&disk, &items)).expect_err("nonsense").kind(), ErrorKind::Corrupt);
     assert!(*disk.bytes.borrow() == before);
+}
+
+#[test]
+fn what_would_take_long_is_done_before_the_append() {
+    let (disk, mut catalog) = store_with(1);
+    let mut compacted = 0;
+    for epoch in 3..200 {
+        let items = cut(epoch);
+        run(catalog.append(&disk, &samples(200, epoch))).expect("appended");
+        let before = catalog.superblock().catalog.generation;
+        run(catalog.prepare_append(&disk, &items)).expect("prepared");
+        compacted += u64::from(catalog.superblock().catalog.generation != before);
+        disk.record_from_here();
+        run(catalog.append(&disk, &items)).expect("appended");
+        assert_eq!(disk.steps.borrow().len(), 1, "epoch {epoch}");
+    }
+    assert!(compacted > 2);
+    let error = run(catalog.prepare_append(&disk, &[Item::RunDelete { run: 1 }])).expect_err("nonsense");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::entry::{Entry, UNREADABLE};
 use crate::error::Result;
 use crate::format::item::SegmentState;
 use crate::run::{pages_for, Run, RunLayout};
-use crate::units::{Epoch, BLOCK_BYTES};
+use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
 use crate::volume::read::verify;
 use crate::volume::seal::run_meta;
 use std::sync::Arc;
@@ -55,8 +55,8 @@ async fn check_catalog<D: Disk>(store: &D, catalog: &Catalog, options: CheckOpti
         let sentence = format!("{} damaged copies in the catalog; the other copies were used", catalog.repairs());
         checker.findings.push(Finding { serious: false, sentence });
     }
-    for record in state.runs.values() {
-        checker.check_run(record.run).await;
+    for (run, segments) in state.segments_by_run() {
+        checker.check_run(run, segments).await;
     }
     for record in state.snapshots.values().filter(|record| record.broken.is_some()) {
         let sentence = format!("snapshot {} is broken: {}", record.name, record.reason);
@@ -70,9 +70,12 @@ impl<D: Disk> Checker<'_, D> {
         self.findings.push(Finding { serious: true, sentence });
     }
 
-    async fn check_run(&mut self, id: u64) {
-        let meta = run_meta(&self.state.runs[&id]);
-        let segments = match self.state.run_segments(id) {
+    async fn check_run(&mut self, id: u64, segments: Result<Vec<SegmentIndex>>) {
+        let Some(record) = self.state.runs.get(&id) else {
+            return self.find(format!("run {id} has segments but is not in the catalog"));
+        };
+        let meta = run_meta(record);
+        let segments = match segments {
             Ok(segments) => segments,
             Err(error) => return self.find(format!("run {id}: {error}")),
         };

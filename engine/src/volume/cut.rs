@@ -61,8 +61,12 @@ impl Volume {
             Item::Volume(VolumeFacts { active_epoch: next.number, ..ledger.catalog.state().volume }),
             Item::SnapshotPut(snapshot.to_record()),
         ];
-        // What the catalog would refuse it refuses now, while writes go on.
-        ledger.catalog.admit(&items)?;
+        // The first writes after the cut find their segments handed out.
+        for lane in 0..self.lane_count() {
+            self.top_up_reserve(&mut ledger, disks, lane, false).await?;
+        }
+        // What the catalog would refuse it refuses now, and makes its room now, while writes go on.
+        ledger.catalog.prepare_append(&disks.store, &items).await?;
         self.gate.close();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
             self.gate.open();

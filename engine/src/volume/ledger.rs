@@ -95,8 +95,7 @@ impl Ledger {
     }
 
     pub(crate) fn record(&self, name: &SnapshotName) -> Result<&SnapshotRecord> {
-        let mut records = self.catalog.state().snapshots.values();
-        records.find(|record| record.name == name.as_str()).ok_or_else(|| {
+        self.catalog.state().snapshot_named(name.as_str()).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "find snapshot", "volume").saying(format!("there is no snapshot {name}"))
         })
     }

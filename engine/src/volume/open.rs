@@ -233,12 +233,13 @@ async fn write_recovered<D: Disk>(
 /// The volume in memory, from what the catalog now says.
 fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: OpenOptions) -> Result<Volume> {
     let state = ledger.catalog.state();
+    let mut segments = state.segments_by_run();
     let mut runs: Vec<Arc<Run>> = Vec::new();
     let mut records: Vec<&RunRecord> = state.runs.values().collect();
     records.sort_by_key(|record| (record.first_epoch, record.last_epoch, record.run));
     for record in records {
         let layout = RunLayout {
-            segments: state.run_segments(record.run)?,
+            segments: segments.remove(&record.run).expect("every run is there")?,
             segments_base_bytes: places.base_bytes,
             segment_bytes: places.segment_bytes,
         };

@@ -13,7 +13,7 @@ use crate::scratch::{create_overlay, ScratchExport};
 use crate::stats::Stats;
 use crate::ublk::control::{self, DeviceState};
 use crate::ublk::service::ServiceFactory;
-use crate::ublk::{Options, Origin, QueueDisk, QueueRing, Shape, UblkDevice};
+use crate::ublk::{Options, Origin, QueueDisk, QueueRing, Refused, Shape, UblkDevice};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::lane::Lane;
 use cairn_engine::snapshot::{SnapshotHandle, SnapshotName};
@@ -197,7 +197,8 @@ impl BlockDevices {
         let Some(exposed) = state.exposed.remove(name) else {
             return Err(Error::new(ErrorKind::NotFound, "unexpose", name.to_owned()).saying("it is not exposed"));
         };
-        if let Err((device, error)) = exposed.device.stop() {
+        if let Err(refused) = exposed.device.stop() {
+            let Refused { device, error } = *refused;
             state.exposed.insert(name.to_owned(), ExposedDevice { device, scratch: exposed.scratch });
             return Err(error);
         }
@@ -239,9 +240,9 @@ impl BlockDevices {
         }
         let mut state = self.lock();
         if let Some(device) = state.volume.take() {
-            if let Err((device, error)) = device.stop() {
-                state.volume = Some(device);
-                return Err(error);
+            if let Err(refused) = device.stop() {
+                state.volume = Some(refused.device);
+                return Err(refused.error);
             }
             unlink_device(&self.paths.device_link());
         }

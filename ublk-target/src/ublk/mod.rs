@@ -66,6 +66,21 @@ pub struct UblkDevice {
     server: Option<JoinHandle<()>>,
 }
 
+/// A device that was not stopped: it is served as before.
+#[derive(Debug)]
+pub struct Refused {
+    /// The device.
+    pub device: UblkDevice,
+    /// Why.
+    pub error: Error,
+}
+
+impl Refused {
+    fn boxed(device: UblkDevice, error: Error) -> Box<Refused> {
+        Box::new(Refused { device, error })
+    }
+}
+
 impl UblkDevice {
     /// Creates or recovers a device and returns when /dev/ublkbN is there. Blocks; not for a queue thread.
     pub fn start<F: ServiceFactory>(options: Options, factory: F) -> Result<UblkDevice> {
@@ -112,14 +127,14 @@ impl UblkDevice {
     }
 
     /// Stops and removes the device. Refused, with nothing changed, while anybody uses it.
-    pub fn stop(mut self) -> std::result::Result<(), (UblkDevice, Error)> {
+    pub fn stop(mut self) -> std::result::Result<(), Box<Refused>> {
         // Held while the device is stopped: nothing can mount it in between.
         let claim = match self.claim() {
             Ok(claim) => claim,
-            Err(error) => return Err((self, error)),
+            Err(error) => return Err(Refused::boxed(self, error)),
         };
         if let Err(error) = control::stop(self.id) {
-            return Err((self, error));
+            return Err(Refused::boxed(self, error));
         }
         drop(claim);
         if let Some(server) = self.server.take() {

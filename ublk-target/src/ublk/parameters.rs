@@ -29,7 +29,7 @@ pub struct Shape {
 /// The driver's parameters for a device of this shape.
 pub fn parameters(shape: &Shape) -> sys::ublk_params {
     let limits = &shape.limits;
-    assert!(shape.size_bytes % u64::from(limits.sector_bytes) == 0, "the size is whole sectors");
+    assert!(shape.size_bytes.is_multiple_of(u64::from(limits.sector_bytes)), "the size is whole sectors");
     let physical_bytes = limits.physical_bytes.max(limits.sector_bytes);
     // FUA is honoured by the driver only together with a volatile cache, and the cache brings the flushes.
     let mut attributes = sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA;

@@ -16,6 +16,9 @@ pub struct Image {
     pub yields: usize,
     /// Every request fails with this.
     pub failing: Option<ErrorKind>,
+    /// Writes that were begun, and those of them that came to their end.
+    pub writes_begun: usize,
+    pub writes_done: usize,
     /// Flushes served.
     pub flushes: usize,
     /// Discards served, as (offset, length).
@@ -32,6 +35,8 @@ impl Image {
             sector_bytes: 512,
             yields: 1,
             failing: None,
+            writes_begun: 0,
+            writes_done: 0,
             flushes: 0,
             discards: Vec::new(),
             zeroes: Vec::new(),
@@ -127,8 +132,10 @@ impl Export for MemoryExport {
 
     async fn write(&self, offset_bytes: u64, data: &[u8], durable: bool) -> Result<()> {
         assert_eq!(data.as_ptr() as usize % 4096, 0, "buffers are fit for direct I/O");
+        self.image.lock().expect("not poisoned").writes_begun += 1;
         self.begin().await?;
         self.store(offset_bytes, data, durable);
+        self.image.lock().expect("not poisoned").writes_done += 1;
         Ok(())
     }
 

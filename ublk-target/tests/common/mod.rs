@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod control;
+pub mod engine;
 pub mod memory;
 pub mod tools;
 
