@@ -449,5 +449,9 @@ impl History {
         self.inspect();
         self.reattach();
         self.inspect();
+        // Background work may still be under way: the power goes.
+        let Machine { host, context } = self.machine.take().expect("a machine runs between operations");
+        drop(context);
+        drop(host.crash(self.random.u64(..), Crash::Power));
     }
 }
