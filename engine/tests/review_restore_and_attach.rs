@@ -132,6 +132,10 @@ impl Disk for SlowDisk {
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
         self.0.discard(offset_bytes, length_bytes).await
     }
+    fn flush_failures(&self) -> u64 {
+        self.0.flush_failures()
+    }
+
     async fn flush(&self) -> Result<()> {
         self.0.flush().await
     }
