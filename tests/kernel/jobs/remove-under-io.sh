@@ -20,4 +20,4 @@ grep -E 'err= 0' fio-output
 cairn detach vol 2>/dev/null || must_fail cairn show vol --json
 wait_for 10 test ! -e /dev/cairn/vol
 say "the origin is free again"
-dd if=/dev/zero of="$origin" bs=4096 count=1 conv=notrunc oflag=direct,excl status=none
+blkdiscard --zeroout --length 4096 "$origin"

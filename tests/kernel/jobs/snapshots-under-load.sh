@@ -27,9 +27,11 @@ say "restored to a snapshot, and back"
 cairn restore vol@s2 --before undo --yes
 cut-model verify /dev/cairn/vol --log log --snapshot s2
 verify_snapshot vol s5 log
+wait_for_restore vol
 cairn restore vol@undo --yes
 cut-model verify /dev/cairn/vol --log log
 cairn check vol --data
-detach_after_restore vol
+wait_for_restore vol
+cairn detach vol
 say "the bare origin is the volume"
 cut-model verify "$origin" --log log
