@@ -6,8 +6,11 @@ origin=$(loop_disk origin 64M)
 store=$(loop_disk store 512M)
 new_volume vol "$origin" "$store"
 cairn snapshot vol@s
+statistics=/sys/block/$(basename "$(readlink -f /dev/cairn/vol)")/stat
 fio_verify /dev/cairn/vol 8 > fio-output 2>&1 & fio=$!
-sleep 1
+# Before its first writes fio opens the device and closes it again.
+has_written() { [ "$(awk '{ print $5 }' "$statistics")" -gt 50 ]; }
+wait_for 30 has_written
 while kill -0 "$fio" 2>/dev/null; do
     if cairn detach vol 2>/dev/null; then
         kill -0 "$fio" 2>/dev/null && fail "detached under I/O"
