@@ -1,7 +1,7 @@
 # A snapshot a second under load at depth, each held against the model of its cut; then deletions and a restore (A1-A3, A6).
 #@ seconds 150
 . "$PROJECT/tests/kernel/lib/common.sh"
-origin=$(loop_disk origin 64M)
+origin=$(loop_disk origin 32M)
 store=$(loop_disk store 768M)
 new_volume vol "$origin" "$store"
 cut-model fill /dev/cairn/vol

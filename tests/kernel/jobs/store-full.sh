@@ -2,8 +2,8 @@
 # that are whole are exact, now and after the next attach (laws 3 and 5).
 #@ seconds 150
 . "$PROJECT/tests/kernel/lib/common.sh"
-origin=$(loop_disk origin 64M)
-store=$(loop_disk store 160M)
+origin=$(loop_disk origin 32M)
+store=$(loop_disk store 96M)
 new_volume vol "$origin" "$store"
 cut-model fill /dev/cairn/vol
 cut-model write /dev/cairn/vol --log log --seconds 15 --snapshot-command 'cairn snapshot vol@$NAME' ||
@@ -31,7 +31,7 @@ verify_all
 [ "$broken" -ge 1 ] || fail "the store was never full"
 broken_before=$broken
 cairn show vol
-cairn show vol | grep -q '^state .*store was full' || fail "the volume does not say that its store was full"
+cairn show vol | grep -q '^state: .*store was full' || fail "the volume does not say that its store was full"
 cairn detach vol
 
 say "attached again"

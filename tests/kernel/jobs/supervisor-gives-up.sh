@@ -27,7 +27,7 @@ kill -CONT "$supervisor"
 wait_for 150 test -e "$CAIRN_RUN_DIR/vol/gave-up"
 cat "$CAIRN_RUN_DIR/vol/gave-up"
 grep -q 'cairn attach vol' "$CAIRN_RUN_DIR/vol/gave-up" || fail "it does not say how to go on"
-must_fail cairn show vol@before
+must_fail cairn snapshot vol@now
 must_fail cairn attach vol --frontend ublk
 kill -0 "$fio" || { cat fio-output; fail "fio did not wait"; }
 [ -b "$node" ] || fail "the device did not outlive its process"
