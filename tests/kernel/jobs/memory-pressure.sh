@@ -12,10 +12,8 @@ mount /dev/cairn/vol /mnt/live
 head -c 250M /dev/urandom > /mnt/live/one
 sum=$(sha256sum < /mnt/live/one)
 cairn snapshot vol@s --freeze
-for round in 1 2; do
-    head -c 250M /dev/urandom | dd of=/mnt/live/one bs=1M conv=notrunc iflag=fullblock status=none
-    dd if=/dev/zero of=/mnt/live/two bs=1M count=250 conv=notrunc status=none
-done
+dd if=/dev/zero of=/mnt/live/one bs=1M count=250 conv=notrunc status=none
+dd if=/dev/zero of=/mnt/live/two bs=1M count=400 status=none
 sync -f /mnt/live
 grep -E 'MemTotal|MemFree|VmLck|VmRSS' /proc/meminfo "/proc/$(worker_pid vol)/status"
 cairn expose vol@s
