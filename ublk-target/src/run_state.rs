@@ -1,7 +1,7 @@
 //! What a successor has to know when a worker is killed: which kernel devices are its own, and what they show.
 //!
 //! Invariants:
-//! - A device is recorded before anybody is told of it.
+//! - A device is recorded before the kernel shows it to anybody.
 //! - A record of another boot of the machine means nothing: its devices are gone.
 
 use crate::config::write_durably;
@@ -19,7 +19,7 @@ pub struct RunState {
     pub worker_pid: u32,
     /// Number of the volume's ublk device, where ublk serves it.
     pub volume_device: Option<u32>,
-    /// Snapshots shown as devices, by name.
+    /// Snapshots that are exposed, by name.
     pub exposed: Vec<Exposed>,
 }
 
@@ -28,8 +28,8 @@ pub struct RunState {
 pub struct Exposed {
     /// The snapshot's name.
     pub snapshot: String,
-    /// Number of its ublk device.
-    pub device: u32,
+    /// Number of its ublk device; none where its NBD export shows it.
+    pub device: Option<u32>,
     /// It takes writes into an overlay that dies with its worker.
     pub scratch: bool,
 }
@@ -106,7 +106,7 @@ mod tests {
         let volume = paths.volume("web").expect("legal");
         let mut state = RunState::new([1; 16]);
         state.volume_device = Some(3);
-        state.exposed.push(Exposed { snapshot: "monday".to_owned(), device: 4, scratch: false });
+        state.exposed.push(Exposed { snapshot: "monday".to_owned(), device: Some(4), scratch: false });
         state.save(&volume).expect("saves");
         assert_eq!(RunState::load(&volume, [1; 16]), Some(state));
         assert_eq!(RunState::load(&volume, [2; 16]), None);

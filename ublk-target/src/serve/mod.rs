@@ -27,7 +27,7 @@ use crate::stop::stop_switch;
 use crate::supervise::{EXIT_DETACHED, EXIT_REFUSED};
 use crate::ublk::{control, features};
 use crate::unix_socket::PrivateListener;
-use block_devices::{is_adoptable, remove_orphan, BlockDevices, LANES_BEFORE_QUEUES};
+use block_devices::{is_adoptable, remove_orphan, sweep_added, BlockDevices, LANES_BEFORE_QUEUES};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::lane::Lane;
 use cairn_engine::volume::Accept;
@@ -196,6 +196,9 @@ async fn start_block_devices(
 ) -> Result<()> {
     let mut handles = Vec::new();
     if let Some(left) = left {
+        let recorded: Vec<u32> =
+            left.exposed.iter().filter_map(|exposed| exposed.device).chain(left.volume_device).collect();
+        worker.off_thread(move |_| sweep_added(left.worker_pid, &recorded)).await;
         if let Some(gone) = left.volume_device.filter(|id| Some(*id) != left_device) {
             tracing::error!(device = gone, "the volume's device was stopped while nobody served it; a new one is made");
             worker.off_thread(move |_| remove_orphan(gone)).await;
