@@ -232,7 +232,7 @@ impl ControlHandler for Worker {
         let _alone = self.administration.lock().await;
         self.snapshot_named(&name).await?;
         let over_nbd = self.block_devices.exposure(name.as_str()).is_some_and(|exposed| exposed.device.is_none());
-        let _no_clients = if over_nbd { Some(self.sessions.reserve(&self.export_name(&name))?) } else { None };
+        let _no_clients = if over_nbd { Some(self.reserve(&self.export_name(&name)).await?) } else { None };
         self.off_thread(move |devices| devices.unexpose(name.as_str())).await
     }
 
@@ -244,7 +244,7 @@ impl ControlHandler for Worker {
             None => SnapshotName::new(&format!("before-restore-{now_unix_ms}"))?,
         };
         self.refuse_restore_while_exposed()?;
-        let _no_clients = self.sessions.reserve(&self.config.name)?;
+        let _no_clients = self.reserve(&self.config.name).await?;
         self.off_thread(|devices| devices.check_unused(false)).await?;
         let options = SnapshotOptions { now_unix_ms, consistency: snapshot::Consistency::Crash };
         let deadline = Deadline::new();
