@@ -6,8 +6,11 @@
 //! every sector must hold one of the logged contents. A keyed sample of other blocks is compared after a clean end.
 //!
 //! Invariants:
-//! - One write to watched blocks at a time, so that the last logged content is the content.
-//! - The log is bounded: past a limit the origin is flushed, and only the last content is kept.
+//! - One write to watched blocks at a time.
+//! - The log of a block holds every content that its sectors can have after a crash. A block for which that cannot be
+//!   known (it cannot be read, the origin cannot be flushed) is no longer watched until the next attach.
+//! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log.
+//! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves.
 
 use crate::catalog::state::State;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
@@ -18,6 +21,7 @@ use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES, TEAR_BYT
 use crate::volume::Volume;
 use futures_util::lock::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Hashes of a block's sectors.
@@ -60,47 +64,66 @@ impl Watch {
         START_BLOCKS.contains(&block) || self.sizes_bytes.iter().any(is_last)
     }
 
-    /// The volume is about to grow: before the first write behind its old end, the new last blocks are watched.
-    pub(crate) fn announce_growth(&self, size_bytes: u64) {
-        self.sizes_bytes[1].store(size_bytes, Ordering::Relaxed);
+    /// Whether a write to these blocks has to be logged first: rarely.
+    pub(crate) fn touches(&self, mut range: Range<BlockIndex>) -> bool {
+        range.any(|block| self.is_watched(block))
     }
 
-    /// Logs the hashes that a write will leave in watched blocks. `None` where it touches none: the usual case, and
-    /// then nothing is locked.
+    /// Logs the hashes that a write will leave in watched blocks. No other such write begins before the guard is
+    /// dropped.
     pub(crate) async fn log_overwrite<D: Disk>(
         &self,
         volume: &Volume,
         disks: &Disks<D>,
         offset: u64,
         content: &Content<'_>,
-    ) -> Result<Option<WatchedWrite<'_>>> {
+    ) -> WatchedWrite<'_> {
         let range = blocks_touched(offset, content.length_bytes());
-        if !range.clone().any(|block| self.is_watched(block)) {
-            return Ok(None);
-        }
         let mut logged = self.logged.lock().await;
-        let mut items = Vec::new();
-        for block in range.filter(|block| self.is_watched(*block)) {
-            let image = self.image_after(volume, disks, block, offset, content).await?;
-            let hashes = hash_sectors(&self.key, &image);
-            let known = logged.entry(block).or_default();
-            if known.last() == Some(&hashes) {
+        let mut coming = BTreeMap::new();
+        let watched: Vec<BlockIndex> = logged.range(range).map(|(&block, _)| block).collect();
+        let mut start_anew = false;
+        for block in watched {
+            let Ok(image) = self.image_after(volume, disks, block, offset, content).await else {
+                tracing::warn!(block, "a watched block of the origin cannot be read; it is no longer watched");
+                logged.remove(&block);
+                start_anew = true;
                 continue;
+            };
+            let hashes = hash_sectors(&self.key, &image);
+            let known = logged.get_mut(&block).expect("it was just listed");
+            if !known.contains(&hashes) {
+                known.push(hashes);
+                coming.insert(block, hashes);
             }
-            known.push(hashes);
-            items.push(Item::WatchAdd { block, hashes });
         }
         if logged.values().any(|known| known.len() > LOGGED_MAX) {
-            items = shorten(volume, disks, &mut logged, items).await?;
+            self.shorten(volume, disks, &mut logged, &coming).await;
+            start_anew = true;
         }
-        if !items.is_empty() {
-            let mut ledger = volume.ledger.lock().await;
-            if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
-                // Production first: at worst an attach after a crash asks the owner.
-                tracing::error!(%error, "the watch on the origin could not be kept up");
-            }
+        let add = |(&block, &hashes): (&BlockIndex, &SectorHashes)| Item::WatchAdd { block, hashes };
+        let items: Vec<Item> = if start_anew { all_items(&logged) } else { coming.iter().map(add).collect() };
+        log(volume, disks, &items).await;
+        logged
+    }
+
+    /// Flushes the origin, so that of every block only what it holds now can be there, and what is coming.
+    async fn shorten<D: Disk>(
+        &self,
+        volume: &Volume,
+        disks: &Disks<D>,
+        logged: &mut BTreeMap<BlockIndex, Vec<SectorHashes>>,
+        coming: &BTreeMap<BlockIndex, SectorHashes>,
+    ) {
+        if let Err(error) = volume.flush_origin(disks).await {
+            tracing::error!(%error, "the origin is no longer watched");
+            return logged.clear();
         }
-        Ok(Some(logged))
+        let present = read_blocks(&disks.origin, &self.key, volume.size_bytes(), logged.keys().copied()).await;
+        *logged = present;
+        for (block, hashes) in coming {
+            logged.entry(*block).and_modify(|known| known.push(*hashes));
+        }
     }
 
     /// The block as it will be after the write.
@@ -129,40 +152,57 @@ impl Watch {
         Ok(image)
     }
 
-    /// The volume has grown: from now on only its new last blocks are watched.
-    pub(crate) async fn resize<D: Disk>(&self, volume: &Volume, disks: &Disks<D>) -> Result<()> {
+    /// The volume is about to grow to `size_bytes`: until [`Watch::has_grown`] the last blocks of both sizes are watched.
+    pub(crate) async fn is_about_to_grow<D: Disk>(
+        &self,
+        volume: &Volume,
+        disks: &Disks<D>,
+        size_bytes: u64,
+    ) -> Result<()> {
         let mut logged = self.logged.lock().await;
-        let size_bytes = volume.size_bytes();
-        *logged = read_watched(&disks.origin, &self.key, size_bytes).await?;
-        let mut items = vec![Item::WatchReset];
-        items.extend(watch_items(&logged));
-        volume.ledger.lock().await.catalog.append(&disks.store, &items).await?;
-        self.sizes_bytes[0].store(size_bytes, Ordering::Relaxed);
-        Ok(())
+        volume.flush_origin(disks).await?;
+        self.sizes_bytes[1].store(size_bytes, Ordering::Relaxed);
+        let blocks = watched_blocks(volume.size_bytes()).chain(watched_blocks(size_bytes));
+        *logged = read_blocks(&disks.origin, &self.key, size_bytes, blocks).await;
+        volume.ledger.lock().await.catalog.append(&disks.store, &all_items(&logged)).await
+    }
+
+    /// The volume has grown: from now on only its new last blocks are watched.
+    pub(crate) async fn has_grown<D: Disk>(&self, volume: &Volume, disks: &Disks<D>) {
+        let mut logged = self.logged.lock().await;
+        self.sizes_bytes[0].store(volume.size_bytes(), Ordering::Relaxed);
+        logged.retain(|block, _| self.is_watched(*block));
+        log(volume, disks, &all_items(&logged)).await;
     }
 }
 
-/// Flushes the origin, so that of every block only the last content that was written can be there, and the one that
-/// is about to be.
-async fn shorten<D: Disk>(
-    volume: &Volume,
-    disks: &Disks<D>,
-    logged: &mut BTreeMap<BlockIndex, Vec<SectorHashes>>,
-    coming: Vec<Item>,
-) -> Result<Vec<Item>> {
-    volume.flush_origin(disks).await?;
-    for (block, known) in logged.iter_mut() {
-        let is_coming = coming.iter().any(|item| matches!(item, Item::WatchAdd { block: b, .. } if b == block));
-        let keep = known.len().min(if is_coming { 2 } else { 1 });
-        known.drain(..known.len() - keep);
+/// Makes items durable. Where the store does not take them they stay due: the next catalog record brings them along.
+/// Production does not wait for that; a crash before makes the attach ask the owner.
+async fn log<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
+    if items.is_empty() {
+        return;
     }
-    let mut items = vec![Item::WatchReset];
-    items.extend(watch_items(logged));
-    Ok(items)
+    let mut ledger = volume.ledger.lock().await;
+    if let Err(error) = ledger.catalog.append(&disks.store, items).await {
+        tracing::error!(%error, "the watch on the origin could not be kept up");
+        ledger.in_memory(items);
+        volume.work.notify();
+    }
 }
 
-pub(crate) fn watch_items(logged: &BTreeMap<BlockIndex, Vec<SectorHashes>>) -> impl Iterator<Item = Item> + '_ {
-    logged.iter().flat_map(|(&block, known)| known.iter().map(move |&hashes| Item::WatchAdd { block, hashes }))
+/// Items that replace the whole log by this one.
+pub(crate) fn all_items(logged: &BTreeMap<BlockIndex, Vec<SectorHashes>>) -> Vec<Item> {
+    let adds = logged
+        .iter()
+        .flat_map(|(&block, known)| known.iter().map(move |&hashes| Item::WatchAdd { block, hashes }));
+    std::iter::once(Item::WatchReset).chain(adds).collect()
+}
+
+/// The blocks watched in a volume of this size.
+fn watched_blocks(size_bytes: u64) -> impl Iterator<Item = BlockIndex> {
+    let blocks = blocks_for(size_bytes);
+    let last = blocks.saturating_sub(END_BLOCKS)..blocks;
+    START_BLOCKS.into_iter().filter(move |block| *block < blocks).chain(last)
 }
 
 /// The hashes of the watched blocks as they are on the origin.
@@ -170,46 +210,60 @@ pub(crate) async fn read_watched<D: Disk>(
     origin: &D,
     key: &[u8; 32],
     size_bytes: u64,
-) -> Result<BTreeMap<BlockIndex, Vec<SectorHashes>>> {
-    let blocks = blocks_for(size_bytes);
-    let last = blocks.saturating_sub(END_BLOCKS)..blocks;
-    let mut logged = BTreeMap::new();
-    for block in START_BLOCKS.into_iter().filter(|block| *block < blocks).chain(last) {
-        let image = read_block(origin, block, size_bytes).await?;
-        logged.insert(block, vec![hash_sectors(key, &image)]);
+) -> BTreeMap<BlockIndex, Vec<SectorHashes>> {
+    read_blocks(origin, key, size_bytes, watched_blocks(size_bytes)).await
+}
+
+/// The hashes of some blocks as they are on the origin. A block that cannot be read is left out.
+async fn read_blocks<D: Disk>(
+    origin: &D,
+    key: &[u8; 32],
+    size_bytes: u64,
+    blocks: impl Iterator<Item = BlockIndex>,
+) -> BTreeMap<BlockIndex, Vec<SectorHashes>> {
+    let mut present = BTreeMap::new();
+    for block in blocks {
+        match read_block(origin, block, size_bytes).await {
+            Ok(image) => drop(present.insert(block, vec![hash_sectors(key, &image)])),
+            Err(error) => tracing::warn!(%error, block, "a block of the origin cannot be read; it is not watched"),
+        }
     }
-    Ok(logged)
+    present
 }
 
 /// Hashes of a keyed sample of blocks: nobody who does not know the key can tell which.
-pub(crate) async fn read_sample<D: Disk>(origin: &D, key: &[u8; 32], size_bytes: u64) -> Result<Vec<Item>> {
+pub(crate) async fn read_sample<D: Disk>(origin: &D, key: &[u8; 32], size_bytes: u64) -> Vec<Item> {
     let blocks = blocks_for(size_bytes);
     let mut items = Vec::new();
     for index in 0..SAMPLE_BLOCKS.min(blocks) {
         let block = hash(key, &index.to_le_bytes()) % blocks;
-        let image = read_block(origin, block, size_bytes).await?;
-        items.push(Item::Sample { block, hash: hash(key, &image) });
+        if let Ok(image) = read_block(origin, block, size_bytes).await {
+            items.push(Item::Sample { block, hash: hash(key, &image) });
+        }
     }
-    Ok(items)
+    items
 }
 
-/// Compares the origin with what was recorded. Fails with `OriginChanged`, saying what was seen.
+/// Compares the origin with what was recorded. Fails with `OriginChanged`, saying what was seen. A block that cannot be
+/// read says nothing.
 pub(crate) async fn verify_origin<D: Disk>(origin: &D, key: &[u8; 32], state: &State, clean: bool) -> Result<()> {
     let size_bytes = state.volume.size_bytes;
-    for (&block, known) in &state.watch {
-        let image = read_block(origin, block, size_bytes).await?;
+    // A growth that was cut off left blocks in the log that the volume does not have.
+    for (&block, known) in state.watch.range(..blocks_for(size_bytes)) {
+        let Ok(image) = read_block(origin, block, size_bytes).await else { continue };
         let hashes = hash_sectors(key, &image);
+        let sectors = (size_bytes - block * BLOCK_BYTES as u64).div_ceil(TEAR_BYTES as u64).min(hashes.len() as u64);
         let same = match clean {
             true => known.last() == Some(&hashes),
             // Torn: each sector on its own holds one of the contents.
-            false => (0..hashes.len()).all(|sector| known.iter().any(|content| content[sector] == hashes[sector])),
+            false => (0..sectors as usize).all(|sector| known.iter().any(|content| content[sector] == hashes[sector])),
         };
         if !same {
             return Err(changed(block, &describe(block, &image)));
         }
     }
     for (&block, &expected) in state.samples.iter().filter(|_| clean) {
-        let image = read_block(origin, block, size_bytes).await?;
+        let Ok(image) = read_block(origin, block, size_bytes).await else { continue };
         if hash(key, &image) != expected {
             return Err(changed(block, "a sampled block"));
         }

@@ -179,6 +179,9 @@ pub struct Attach {
     /// Go on after a failed flush, having checked the filesystem
     #[arg(long)]
     pub clear_failed_flush: bool,
+    /// Give up an unfinished restore whose snapshot breaks; the volume is then partly restored
+    #[arg(long)]
+    pub abandon_restore: bool,
     /// How long to wait until the volume is served, in seconds
     #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub wait_s: u64,

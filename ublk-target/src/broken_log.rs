@@ -6,7 +6,8 @@
 
 use crate::config::write_durably;
 use crate::paths::VolumePaths;
-use cairn_engine::volume::BrokenLog;
+use cairn_engine::units::Epoch;
+use cairn_engine::volume::{BrokenElsewhere, BrokenLog};
 use std::path::PathBuf;
 
 /// The file of one volume.
@@ -19,12 +20,18 @@ impl BrokenMark {
         BrokenMark(paths.broken_mark.clone())
     }
 
-    /// What it says, if it exists.
-    pub fn read(&self) -> Option<String> {
+    /// What it says, if it exists: the last broken epoch, a blank, the reason. What cannot be read breaks all.
+    pub fn read(&self) -> Option<BrokenElsewhere> {
+        let all = |reason: String| Some(BrokenElsewhere { through: Epoch(u64::MAX - 1), reason });
         match std::fs::read_to_string(&self.0) {
-            Ok(reason) => Some(reason.trim().to_owned()),
+            Ok(text) => match text.trim().split_once(' ').map(|(through, reason)| (through.parse(), reason)) {
+                Some((Ok(through), reason)) => {
+                    Some(BrokenElsewhere { through: Epoch(through), reason: reason.to_owned() })
+                }
+                _ => all(text.trim().to_owned()),
+            },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => Some(format!("the store could not record why, and the reason cannot be read: {error}")),
+            Err(error) => all(format!("the store could not record why, and the reason cannot be read: {error}")),
         }
     }
 
@@ -39,8 +46,8 @@ impl BrokenMark {
 }
 
 impl BrokenLog for BrokenMark {
-    fn record(&self, reason: &str) -> bool {
-        let written = write_durably(&self.0, format!("{reason}\n").as_bytes());
+    fn record(&self, through: Epoch, reason: &str) -> bool {
+        let written = write_durably(&self.0, format!("{} {reason}\n", through.0).as_bytes());
         if let Err(error) = &written {
             tracing::error!(%error, "the state directory cannot record that snapshots are broken");
         }
@@ -59,12 +66,14 @@ mod tests {
         let paths = Paths::resolve(Some(directory.path().join("state")), Some(directory.path().into()), None);
         let mark = BrokenMark::new(&paths.volume("web").expect("legal"));
         assert_eq!(mark.read(), None);
-        assert!(mark.record("the store failed"));
-        assert_eq!(mark.read().as_deref(), Some("the store failed"));
+        assert!(mark.record(Epoch(7), "the store failed"));
+        assert_eq!(mark.read(), Some(BrokenElsewhere { through: Epoch(7), reason: "the store failed".to_owned() }));
+        std::fs::write(&paths.volume("web").expect("legal").broken_mark, "gone wrong").expect("writes");
+        assert_eq!(mark.read().map(|mark| mark.through), Some(Epoch(u64::MAX - 1)));
         mark.clear();
         assert_eq!(mark.read(), None);
         std::fs::write(directory.path().join("file"), "").expect("writes");
         let paths = Paths::resolve(Some(directory.path().join("file")), None, None);
-        assert!(!BrokenMark::new(&paths.volume("web").expect("legal")).record("no directory"));
+        assert!(!BrokenMark::new(&paths.volume("web").expect("legal")).record(Epoch(7), "no directory"));
     }
 }

@@ -76,6 +76,9 @@ struct Common {
     /// Go on although a flush of the origin failed earlier
     #[arg(long)]
     clear_failed_flush: bool,
+    /// Give up an unfinished restore whose snapshot breaks; the volume is then partly restored
+    #[arg(long)]
+    abandon_restore: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -132,6 +135,7 @@ impl Common {
             ("--accept-changed-origin", self.accept_changed_origin),
             ("--accept-other-host", self.accept_other_host),
             ("--clear-failed-flush", self.clear_failed_flush),
+            ("--abandon-restore", self.abandon_restore),
         ];
         flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag.into()).collect()
     }
@@ -163,6 +167,7 @@ fn serve_volume(common: &Common) -> i32 {
             changed_origin: common.accept_changed_origin,
             other_host: common.accept_other_host,
             failed_flush: common.clear_failed_flush,
+            abandoned_restore: common.abandon_restore,
         },
     })
 }

@@ -32,6 +32,8 @@ use state::State;
 
 /// Most snapshots of one volume.
 pub const SNAPSHOTS_MAX: usize = 4096;
+/// What a segment takes of a checkpoint at worst, in both copies.
+const SEGMENT_CHECKPOINT_BYTES: u64 = 2 * 32;
 
 /// Superblock, state, and the place where the next record goes.
 #[derive(Debug)]
@@ -145,15 +147,20 @@ impl Catalog {
     }
 
     /// Would the catalog take these items? `Corrupt` where they contradict the state, `NoSpace` where it is full.
-    /// Costs what the items name, whatever else exists.
+    /// Costs what the items name, whatever else exists. New snapshots stop at half an area: what they bring along later
+    /// (runs, marks, hashes of the origin) goes on to the end of it.
     pub fn admit(&mut self, items: &[Item]) -> Result<()> {
         let (entries, snapshots) = (self.state.entries(), self.state.snapshots.len());
         let undo = self.state.apply_all(items)?;
         let area_bytes = self.superblock.area_other().length_bytes;
         let grows = self.state.entries() > entries;
         let too_many = self.state.snapshots.len() > SNAPSHOTS_MAX.max(snapshots);
-        let full =
-            self.state.checkpoint_bytes(false) > area_bytes / 2 || self.state.checkpoint_bytes(true) > area_bytes;
+        let full = match self.state.snapshots.len() > snapshots {
+            true => {
+                self.state.checkpoint_bytes(false) > area_bytes / 2 || self.state.checkpoint_bytes(true) > area_bytes
+            }
+            false => self.state.checkpoint_bytes(false) > area_bytes,
+        };
         self.state.take_back(undo);
         if too_many || (grows && full) {
             return Err(Error::new(ErrorKind::NoSpace, "append to the catalog", "store").saying(format!(
@@ -216,6 +223,13 @@ impl Catalog {
         .await?;
         self.state.segments.resize(segment_count as usize, Default::default());
         Ok(())
+    }
+
+    /// The most segments that the store may be grown to: their worst case takes a third of a catalog area.
+    pub fn segments_max(&self) -> u32 {
+        let areas = &self.superblock.geometry.areas;
+        let area_bytes = areas[0].length_bytes.min(areas[1].length_bytes);
+        u32::try_from(area_bytes / (3 * SEGMENT_CHECKPOINT_BYTES)).unwrap_or(u32::MAX)
     }
 
     /// Writes the whole state as a checkpoint to the other area and makes that the current one.

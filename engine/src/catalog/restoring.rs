@@ -6,6 +6,7 @@
 
 use crate::units::{BlockIndex, Epoch};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A restore under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,15 @@ impl RestoreRecord {
     pub fn is_moved(&self, block: BlockIndex) -> bool {
         let covers = |(start, count): (&u64, &u64)| block < start + count;
         block < self.cursor_block || self.moved.range(..=block).next_back().is_some_and(covers)
+    }
+
+    /// The narrowest gap before a mark, once there are `marks_max` of them.
+    pub fn gap_to_close(&self, marks_max: usize) -> Option<Range<BlockIndex>> {
+        if self.moved.len() < marks_max {
+            return None;
+        }
+        let ends = std::iter::once(self.cursor_block).chain(self.moved.iter().map(|(start, count)| start + count));
+        ends.zip(self.moved.keys()).map(|(end, &start)| end..start).min_by_key(|gap| gap.end - gap.start)
     }
 
     /// Advances the cursor; what it has passed needs no mark.

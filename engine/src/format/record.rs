@@ -5,9 +5,9 @@
 //!
 //! Invariants:
 //! - The header's checksum covers the header, its own address on the store and the segment's incarnation: a header
-//!   at another place or of an older life of the segment does not count.
+//!   at another place, of an older life of the segment or of another store does not count.
 //! - A record was submitted only after the record with the sequence before it, of the same lane and session, had
-//!   completed.
+//!   completed. Of several with one sequence only the highest attempt counts: the others had failed before.
 
 use crate::format::checksum::{salted, Kind};
 use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES};
@@ -32,10 +32,12 @@ struct RawHeader {
     session: U64,
     sequence: U64,
     epoch: U64,
-    volume: [u8; 16],
+    store: [u8; 16],
     segment: U32,
     incarnation: U32,
-    reserved: [u8; 64],
+    attempt: U32,
+    predecessor_attempt: U32,
+    reserved: [u8; 56],
     entries: [RawEntry; RECORD_ENTRIES_MAX],
 }
 
@@ -49,6 +51,19 @@ struct RawEntry {
 
 const _: () = assert!(size_of::<RawEntry>() == 16);
 const _: () = assert!(size_of::<RawHeader>() == BLOCK_BYTES);
+
+/// Where a record may lie: the segment, its life, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHome {
+    /// The store.
+    pub store: [u8; 16],
+    /// The lane that the segment was handed to.
+    pub lane: u16,
+    /// The segment.
+    pub segment: SegmentIndex,
+    /// Its incarnation when it was handed out.
+    pub incarnation: u32,
+}
 
 /// One image of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +87,12 @@ pub struct RecordHeader {
     pub sequence: u64,
     /// The epoch its images were saved in.
     pub epoch: Epoch,
-    /// The volume that owns it.
-    pub volume: [u8; 16],
+    /// Counts the tries of this sequence, from 0.
+    pub attempt: u32,
+    /// The attempt with which the sequence before completed.
+    pub predecessor_attempt: u32,
+    /// The store it belongs to.
+    pub store: [u8; 16],
     /// The segment it lies in.
     pub segment: SegmentIndex,
     /// The segment's incarnation when it was handed out.
@@ -100,7 +119,9 @@ impl RecordHeader {
         raw.session = U64::new(self.session);
         raw.sequence = U64::new(self.sequence);
         raw.epoch = U64::new(self.epoch.0);
-        raw.volume = self.volume;
+        raw.attempt = U32::new(self.attempt);
+        raw.predecessor_attempt = U32::new(self.predecessor_attempt);
+        raw.store = self.store;
         raw.segment = U32::new(self.segment);
         raw.incarnation = U32::new(self.incarnation);
         for (slot, entry) in raw.entries.iter_mut().zip(&self.entries) {
@@ -113,12 +134,16 @@ impl RecordHeader {
         raw.checksum = U32::new(checksum);
     }
 
-    /// Reads a header found at `address_bytes` of a segment handed out with `incarnation`; `None` where there is no
-    /// valid one.
-    pub fn decode(address_bytes: u64, segment: SegmentIndex, incarnation: u32, block: &[u8]) -> Option<RecordHeader> {
+    /// Reads a header found at `address_bytes`; `None` where there is no valid one that belongs there.
+    pub fn decode(home: &RecordHome, address_bytes: u64, block: &[u8]) -> Option<RecordHeader> {
         assert_eq!(block.len(), BLOCK_BYTES);
         let (raw, _) = RawHeader::ref_from_prefix(block).expect("the block is as long as the header");
-        if raw.magic != MAGIC || raw.incarnation.get() != incarnation || raw.segment.get() != segment {
+        let RecordHome { store, lane, segment, incarnation } = *home;
+        let is_at_home = raw.store == store
+            && raw.lane.get() == lane
+            && raw.segment.get() == segment
+            && raw.incarnation.get() == incarnation;
+        if raw.magic != MAGIC || !is_at_home {
             return None;
         }
         let mut unsealed = [0u8; BLOCK_BYTES];
@@ -140,11 +165,13 @@ impl RecordHeader {
             })
             .collect();
         Some(RecordHeader {
-            lane: raw.lane.get(),
+            lane,
             session: raw.session.get(),
             sequence: raw.sequence.get(),
             epoch: Epoch(raw.epoch.get()),
-            volume: raw.volume,
+            attempt: raw.attempt.get(),
+            predecessor_attempt: raw.predecessor_attempt.get(),
+            store,
             segment,
             incarnation,
             entries,
@@ -156,13 +183,17 @@ impl RecordHeader {
 mod tests {
     use super::*;
 
+    const HOME: RecordHome = RecordHome { store: [7; 16], lane: 3, segment: 12, incarnation: 4 };
+
     fn header() -> RecordHeader {
         RecordHeader {
             lane: 3,
             session: 9,
             sequence: 77,
             epoch: Epoch(5),
-            volume: [7; 16],
+            attempt: 2,
+            predecessor_attempt: 1,
+            store: [7; 16],
             segment: 12,
             incarnation: 4,
             entries: (0..RECORD_ENTRIES_MAX as u64)
@@ -175,10 +206,17 @@ mod tests {
     fn a_header_counts_only_at_its_own_place_and_in_its_own_life() {
         let mut block = vec![0; BLOCK_BYTES];
         header().encode(8192, &mut block);
-        assert_eq!(RecordHeader::decode(8192, 12, 4, &block), Some(header()));
-        assert_eq!(RecordHeader::decode(12288, 12, 4, &block), None);
-        assert_eq!(RecordHeader::decode(8192, 13, 4, &block), None);
-        assert_eq!(RecordHeader::decode(8192, 12, 5, &block), None);
+        assert_eq!(RecordHeader::decode(&HOME, 8192, &block), Some(header()));
+        assert_eq!(RecordHeader::decode(&HOME, 12288, &block), None);
+        let strangers = [
+            RecordHome { segment: 13, ..HOME },
+            RecordHome { incarnation: 5, ..HOME },
+            RecordHome { lane: 4, ..HOME },
+            RecordHome { store: [8; 16], ..HOME },
+        ];
+        for home in strangers {
+            assert_eq!(RecordHeader::decode(&home, 8192, &block), None);
+        }
     }
 
     #[test]
@@ -187,7 +225,7 @@ mod tests {
         header().encode(8192, &mut block);
         for at in 0..BLOCK_BYTES {
             block[at] ^= 0x40;
-            assert_eq!(RecordHeader::decode(8192, 12, 4, &block), None, "byte {at}");
+            assert_eq!(RecordHeader::decode(&HOME, 8192, &block), None, "byte {at}");
             block[at] ^= 0x40;
         }
     }

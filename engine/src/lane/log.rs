@@ -4,8 +4,8 @@
 //! Invariants:
 //! - At most one record of the lane is in flight; record n + 1 is submitted only after record n completed, so its
 //!   existence confirms record n.
-//! - A record that failed is written again, under the same sequence, in another segment; the failed segment takes no
-//!   more records.
+//! - A record that failed may have landed all the same. Whatever is written after it, be it the same images or others,
+//!   has the same sequence and a higher attempt, and lies in another segment; the failed segment takes no more records.
 //! - Published before settled, durable before published.
 //! - A lone saver never waits for company.
 
@@ -44,9 +44,21 @@ pub(crate) struct ClosedSegment {
     pub(crate) last_sequence: u64,
 }
 
-/// What of a lane other threads look at.
+/// How far a lane's log is in this session.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// Records that completed.
+    sequence: u64,
+    /// Tries of the next one that failed.
+    attempt: u32,
+    /// The attempt with which the last one completed.
+    last_attempt: u32,
+}
+
+/// What of a lane other threads look at, and what outlives it in a session.
 #[derive(Default)]
 pub struct LaneShared {
+    progress: Mutex<Progress>,
     /// Segments handed out and not used yet.
     pub(crate) reserve: Mutex<VecDeque<Handed>>,
     /// Segments that became full or were abandoned, and are not data segments in the catalog yet.
@@ -110,8 +122,10 @@ pub(super) struct LaneLog {
     queue: RefCell<VecDeque<Rc<Pending>>>,
     in_flight: Cell<bool>,
     segment: RefCell<Option<OpenSegment>>,
-    sequence: Cell<u64>,
     unconfirmed: Cell<bool>,
+    /// The lane of background work: it must not wait for memory that only background work frees. What it appends
+    /// between two chances to write runs is bounded by a restore's step.
+    is_background: Cell<bool>,
     buffer: RefCell<AlignedBuffer>,
 }
 
@@ -121,14 +135,19 @@ impl LaneLog {
             queue: RefCell::default(),
             in_flight: Cell::new(false),
             segment: RefCell::default(),
-            sequence: Cell::new(0),
             unconfirmed: Cell::new(false),
+            is_background: Cell::new(false),
             buffer: RefCell::new(aligned_buffer(RECORD_BYTES_MAX)),
         }
     }
 }
 
 impl<D: Disk> Lane<D> {
+    /// From now on this is the lane of background work.
+    pub(crate) fn work_in_background(&self) {
+        self.log.is_background.set(true);
+    }
+
     /// Appends images to the lane's log; resolves when they are durable, published and settled, or when that cannot
     /// be. Gives the images back for their buffer.
     pub(super) async fn append(&self, epoch: Arc<EpochState>, images: Images) -> (SaveOutcome, Option<Images>) {
@@ -209,7 +228,7 @@ impl<D: Disk> Lane<D> {
     /// Waits while too many entries are in memory that no run holds yet: memory has a bound, and the background is
     /// writing runs.
     async fn wait_for_memory(&self, epoch: &EpochState) {
-        loop {
+        while !self.log.is_background.get() {
             let listener = self.volume.retry.listen();
             let active = self.volume.active_number.load(Ordering::SeqCst) == epoch.number.0;
             if !active || self.volume.entries_in_memory() < self.volume.limits.entries_max {
@@ -311,9 +330,8 @@ impl<D: Disk> Lane<D> {
         let length = (1 + entries.len()) * BLOCK_BYTES;
         let result = self.disks.store.write_durable(address_bytes, &buffer[..length]).await;
         self.log.buffer.replace(buffer);
+        let sequence = self.note_written(result.is_ok());
         result?;
-        let sequence = self.log.sequence.get() + 1;
-        self.log.sequence.set(sequence);
         self.log.unconfirmed.set(!entries.is_empty());
         let mut segment = self.log.segment.borrow_mut();
         let open = segment.as_mut().expect("the record lies in the open segment");
@@ -324,18 +342,35 @@ impl<D: Disk> Lane<D> {
         Ok(entries)
     }
 
+    /// Counts a record that completed, or a try that failed; gives the last sequence that completed.
+    fn note_written(&self, completed: bool) -> u64 {
+        let mut progress = self.shared().progress.lock().expect("no holder of this lock panics");
+        *progress = match completed {
+            true => Progress { sequence: progress.sequence + 1, attempt: 0, last_attempt: progress.attempt },
+            false => Progress { attempt: progress.attempt + 1, ..*progress },
+        };
+        progress.sequence
+    }
+
+    fn progress(&self) -> Progress {
+        *self.shared().progress.lock().expect("no holder of this lock panics")
+    }
+
     fn fill_record(&self, epoch: &EpochState, shares: &[Share], buffer: &mut [u8]) -> (u64, Vec<Entry>) {
         let segment = self.log.segment.borrow();
         let open = segment.as_ref().expect("a segment is open");
         assert_eq!(open.epoch, epoch.number);
         let geometry = self.volume.geometry();
         let address_bytes = geometry.segment_start_bytes(open.handed.segment) + u64::from(open.next_block) * 4096;
+        let progress = self.progress();
         let mut header = RecordHeader {
             lane: self.index,
             session: self.volume.session,
-            sequence: self.log.sequence.get() + 1,
+            sequence: progress.sequence + 1,
             epoch: epoch.number,
-            volume: self.volume.volume_id,
+            attempt: progress.attempt,
+            predecessor_attempt: progress.last_attempt,
+            store: self.volume.store_id,
             segment: open.handed.segment,
             incarnation: open.handed.incarnation,
             entries: Vec::with_capacity(shares.iter().map(|share| share.count).sum()),
@@ -368,7 +403,7 @@ impl<D: Disk> Lane<D> {
             for entry in entries {
                 saved.publish(entry);
             }
-            epoch.note_published(self.index, self.log.sequence.get());
+            epoch.note_published(self.index, self.progress().sequence);
             if saved.len() >= self.volume.limits.spill_entries {
                 self.volume.work.notify();
             }

@@ -111,23 +111,27 @@ impl<D: Disk> Lane<D> {
     /// Fig. 26 for one piece: test; save what is needed; then write.
     async fn overwrite_piece(&self, offset: u64, content: Content<'_>, durable: bool) -> Result<()> {
         let range = blocks_touched(offset, content.length_bytes());
-        let watched = self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await?;
+        let mut watched = None;
         loop {
             let passage = self.volume.gate.enter(self.index).await;
             let epoch = self.epoch();
-            if self.volume.restore.holds_back(range.clone()) {
-                drop(passage);
-                self.volume.move_before_write(self, range.clone()).await?;
-                continue;
-            }
-            if !epoch.needed.any_needed(range.clone()) {
+            let held_back = self.volume.restore.holds_back(range.clone());
+            let is_saved = !held_back && !epoch.needed.any_needed(range.clone());
+            if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
                 let result = self.write_origin(offset, &content, durable).await;
                 drop(passage);
-                drop(watched);
                 return result;
             }
             drop(passage);
-            self.save(&epoch, range.clone()).await?;
+            // Nobody waits for a save or for a restore with the watch's lock in hand: both write watched blocks too.
+            drop(watched.take());
+            if held_back {
+                self.volume.move_before_write(self, range.clone()).await?;
+            } else if is_saved {
+                watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
+            } else {
+                self.save(&epoch, range.clone()).await?;
+            }
         }
     }
 
@@ -135,17 +139,23 @@ impl<D: Disk> Lane<D> {
     pub(crate) async fn write_back(&self, offset: u64, data: &[u8]) -> Result<()> {
         let range = blocks_touched(offset, data.len() as u64);
         let content = Content::Data(data);
-        let _watched = self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await?;
+        let mut watched = None;
         loop {
             let passage = self.volume.gate.enter(self.index).await;
             let epoch = self.epoch();
-            if !epoch.needed.any_needed(range.clone()) {
+            let is_saved = !epoch.needed.any_needed(range.clone());
+            if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
                 let result = self.write_origin(offset, &content, false).await;
                 drop(passage);
                 return result;
             }
             drop(passage);
-            self.save(&epoch, range.clone()).await?;
+            drop(watched.take());
+            if is_saved {
+                watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
+            } else {
+                self.save(&epoch, range.clone()).await?;
+            }
         }
     }
 

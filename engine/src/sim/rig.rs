@@ -10,14 +10,15 @@ use crate::disk::{aligned_buffer, Disks};
 use crate::error::Result;
 use crate::lane::Lane;
 use crate::snapshot::{Consistency, Snapshot, SnapshotName, SnapshotOptions};
-use crate::volume::{self, Accept, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
+use crate::units::Epoch;
+use crate::volume::{self, Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 /// Where the simulated machine records what its store cannot.
 #[derive(Clone, Default)]
 pub struct StateDirectory {
-    recorded: Arc<Mutex<Option<String>>>,
+    recorded: Arc<Mutex<Option<BrokenElsewhere>>>,
     failing: bool,
 }
 
@@ -28,15 +29,16 @@ impl StateDirectory {
     }
 
     /// What was recorded last.
-    pub fn recorded(&self) -> Option<String> {
+    pub fn recorded(&self) -> Option<BrokenElsewhere> {
         self.recorded.lock().expect("no holder of this lock panics").clone()
     }
 }
 
 impl BrokenLog for StateDirectory {
-    fn record(&self, reason: &str) -> bool {
+    fn record(&self, through: Epoch, reason: &str) -> bool {
         if !self.failing {
-            *self.recorded.lock().expect("no holder of this lock panics") = Some(reason.to_owned());
+            let recorded = BrokenElsewhere { through, reason: reason.to_owned() };
+            *self.recorded.lock().expect("no holder of this lock panics") = Some(recorded);
         }
         !self.failing
     }

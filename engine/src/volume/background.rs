@@ -16,6 +16,7 @@ impl Volume {
         if self.refuse_closed("work in the background").is_err() {
             return Ok(false);
         }
+        lane.work_in_background();
         let result = self.background_unit(lane).await;
         match &result {
             Ok(_) => self.background_failures.store(0, Ordering::Relaxed),

@@ -66,8 +66,8 @@ pub async fn create<D: Disk>(disks: &Disks<D>, options: &CreateOptions) -> Resul
     superblock.sample_key = options.sample_key;
     let key = &options.sample_key;
     let mut items = vec![Item::Volume(VolumeFacts { size_bytes, active_epoch: Epoch(1), flush_failed: false })];
-    items.extend(watch::watch_items(&watch::read_watched(&disks.origin, key, size_bytes).await?));
-    items.extend(watch::read_sample(&disks.origin, key, size_bytes).await?);
+    items.extend(watch::all_items(&watch::read_watched(&disks.origin, key, size_bytes).await));
+    items.extend(watch::read_sample(&disks.origin, key, size_bytes).await);
     Catalog::create(&disks.store, superblock, &items).await?;
     Ok(())
 }

@@ -10,25 +10,36 @@ use std::sync::atomic::Ordering;
 
 impl Volume {
     /// Ends the attachment. The caller has stopped its lanes: nothing is in flight. After an error the volume is as
-    /// after a crash, which loses nothing. Fails with `Busy` during a restore.
+    /// after a crash, which loses nothing. Fails with `Busy` during a restore. After a failed flush of the origin the
+    /// end is unclean and the failure stays recorded.
     pub async fn close<D: Disk>(&self, disks: &Disks<D>, now_unix_ms: u64) -> Result<()> {
         let _operation = self.operations.lock().await;
         self.refuse_closed("detach")?;
         self.restore.refuse("detach")?;
-        self.flush_origin(disks).await?;
+        let flushed = self.flush_origin(disks).await;
+        if !self.flush_failed.load(Ordering::SeqCst) {
+            flushed?;
+        }
         self.gate.close();
         let drained = self.gate.drain(&Deadline::new()).await;
         assert!(drained, "a deadline that nobody expires does not come");
         self.closed.store(true, Ordering::Release);
         self.gate.open();
         let result = self.seal_everything(disks).await;
-        self.flush_origin(disks).await?;
+        let flushed = self.flush_origin(disks).await;
         result?;
         let mut ledger = self.ledger.lock().await;
+        if self.flush_failed.load(Ordering::SeqCst) {
+            // Nobody knows what the disk holds: the end stays unclean, and the latch keeps for the next attach.
+            tracing::warn!("detached with a failed flush; check the disk before it is used");
+            self.record_failed_flush(&mut ledger, disks).await;
+            return Ok(());
+        }
+        flushed?;
         let (key, size_bytes) = (ledger.catalog.superblock().sample_key, self.size_bytes());
-        let mut items = vec![Item::WatchReset, Item::SampleReset];
-        items.extend(watch::watch_items(&watch::read_watched(&disks.origin, &key, size_bytes).await?));
-        items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await?);
+        let mut items = watch::all_items(&watch::read_watched(&disks.origin, &key, size_bytes).await);
+        items.push(Item::SampleReset);
+        items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await);
         ledger.catalog.append(&disks.store, &items).await?;
         ledger
             .catalog

@@ -95,7 +95,7 @@ impl Volume {
             .collect();
         for some in items.chunks(64) {
             if let Err(error) = ledger.catalog.append(&disks.store, some).await {
-                if !self.broken_log.record(sentence) {
+                if !self.broken_log.record(last.min(self.active_epoch().number), sentence) {
                     return Err(error);
                 }
                 ledger.in_memory(some);

@@ -59,7 +59,7 @@ impl Volume {
         let items = [Item::Volume(VolumeFacts { flush_failed: true, ..volume })];
         if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
             tracing::error!(%error, "the failed flush could not be recorded in the store");
-            self.broken_log.record("a flush of the origin failed");
+            self.broken_log.record(volume.active_epoch, "a flush of the origin failed");
             ledger.in_memory(&items);
         }
         true

@@ -23,10 +23,10 @@ impl Volume {
         if after == before {
             return Ok(before);
         }
+        self.watch.is_about_to_grow(self, disks, after).await?;
         let mut ledger = self.ledger.lock().await;
         // A new epoch, because the maps of the old one end where the volume ended.
         let next = self.prepare_epoch(blocks_for(after), self.active_epoch().needed.saving());
-        self.watch.announce_growth(after);
         self.gate.close();
         let drained = self.gate.drain(&Deadline::new()).await;
         assert!(drained, "a deadline that nobody expires does not come");
@@ -40,11 +40,12 @@ impl Volume {
         self.gate.open();
         result?;
         drop(ledger);
-        self.watch.resize(self, disks).await?;
+        self.watch.has_grown(self, disks).await;
         Ok(after)
     }
 
-    /// Uses all of a store device that has grown. Returns the bytes of the store now in use.
+    /// Uses what a store device has grown by, as far as the catalog's areas, sized when the store was made, can keep
+    /// account of it. Returns the bytes of the store now in use. Fails with `NoSpace` where that is nothing more.
     pub async fn grow_store<D: Disk>(&self, disks: &Disks<D>) -> Result<u64> {
         let _operation = self.operations.lock().await;
         self.refuse_closed("grow the store")?;
@@ -57,10 +58,19 @@ impl Volume {
             return Err(Error::new(ErrorKind::Invalid, "grow the store", "store").saying(message));
         }
         let segments = (store_bytes - geometry.segments_base_bytes) / u64::from(geometry.segment_bytes);
-        let segments = u32::try_from(segments).unwrap_or(u32::MAX);
-        if segments > geometry.segment_count {
-            ledger.catalog.grow_store(&disks.store, store_bytes, segments).await?;
-            ledger.give_back(geometry.segment_count..segments);
+        let segments_max = ledger.catalog.segments_max();
+        if segments > u64::from(geometry.segment_count) && segments_max <= geometry.segment_count {
+            let message = "this store was made too small to keep account of more; make a new, larger store";
+            return Err(Error::new(ErrorKind::NoSpace, "grow the store", "store").saying(message));
+        }
+        let bounded = u32::try_from(segments).unwrap_or(u32::MAX).min(segments_max);
+        if bounded > geometry.segment_count {
+            let in_use = match u64::from(bounded) == segments {
+                true => store_bytes,
+                false => geometry.segments_base_bytes + u64::from(bounded) * u64::from(geometry.segment_bytes),
+            };
+            ledger.catalog.grow_store(&disks.store, in_use, bounded).await?;
+            ledger.give_back(geometry.segment_count..bounded);
         }
         Ok(ledger.catalog.superblock().geometry.store_bytes)
     }

@@ -30,7 +30,7 @@ mod switch;
 
 pub use check::{check_store, CheckOptions, Finding};
 pub use create::{create, destroy, inspect, StoreInfo};
-pub use options::{Accept, BrokenLog, CreateOptions, Limits, OpenOptions};
+pub use options::{Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions};
 pub use restore::RestoreProgress;
 
 use crate::epoch::EpochState;
@@ -78,7 +78,7 @@ impl SegmentPlaces {
 
 /// One attached volume, shared by all its threads.
 pub struct Volume {
-    pub(crate) volume_id: [u8; 16],
+    pub(crate) store_id: [u8; 16],
     pub(crate) session: u64,
     pub(crate) places: SegmentPlaces,
     pub(crate) limits: Limits,

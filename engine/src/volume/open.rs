@@ -1,21 +1,21 @@
 //! Opening a volume: whose store is this, was the origin written meanwhile, and what was saved.
 //!
 //! Invariants:
-//! - Nothing is written before every reason to refuse was looked at, but the superblock that says "in use".
-//! - One catalog record (or checkpoint) installs all that recovery found; before it a crash means starting again.
+//! - Nothing is written before every reason to refuse was looked at.
+//! - One catalog record (or checkpoint) installs all that recovery found; before it a crash means starting again. What
+//!   the superblock says of the last end changes after it, and no request is served before that.
 //! - What is read does not grow with what is saved, but with what the active epoch saved.
 
 use super::ledger::Ledger;
 use super::recovery::{recover, Recovered};
 use super::restore::RestoreState;
 use super::seal::{run_meta, NO_EPOCH};
-use super::{Accept, OpenOptions, SegmentPlaces, Volume};
+use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
-use crate::entry::Entry;
 use crate::epoch::EpochState;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, RunRecord, SegmentState, VolumeFacts};
+use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
 use crate::gate::Gate;
 use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
@@ -28,7 +28,8 @@ use std::sync::{Arc, Mutex, RwLock};
 impl Volume {
     /// Opens the volume: checks that store and origin belong together and are what Cairn left, recovers, and marks the
     /// store as in use by this host. The caller holds both devices exclusively. Fails with `NotAStore`, `TooNew`,
-    /// `Corrupt`, `WrongOrigin`, `OriginChanged`, `OtherHost` or `FlushFailed`; then nothing was changed.
+    /// `Corrupt`, `WrongOrigin`, `OriginChanged`, `OtherHost`, or `Broken` (an unfinished restore); then nothing was
+    /// changed. A flush that failed earlier does not keep from attaching, but fails all flushes until it is accepted.
     pub async fn open<D: Disk>(disks: &Disks<D>, options: OpenOptions) -> Result<Arc<Volume>> {
         assert!(options.lanes > 0);
         let mut catalog = Catalog::open(&disks.store).await?;
@@ -37,23 +38,25 @@ impl Volume {
         let breaks = reasons_to_break(disks, &catalog, &options).await?;
         // A record may be readable and still volatile: flush first, then trust what is read.
         disks.store.flush().await?;
-        catalog
+        // Whose the store was and how it ended stays until what follows from it is durable.
+        catalog.superblock_update(&disks.store, |superblock| superblock.session += 1).await?;
+        let geometry = catalog.superblock().geometry;
+        let segment_bytes = u64::from(geometry.segment_bytes);
+        let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
+        let recovered = recover(&disks.store, &catalog, places).await?;
+        let kept = segments_kept_for_runs(&catalog, &options, places);
+        let mut ledger = Ledger::new(catalog, kept);
+        let watch = install(disks, &mut ledger, places, recovered, breaks, options.accept).await?;
+        ledger
+            .catalog
             .superblock_update(&disks.store, |superblock| {
                 superblock.clean = false;
-                superblock.session += 1;
                 superblock.host_id = options.host_id;
                 superblock.boot_id = options.boot_id;
                 superblock.last_activity_unix_ms = options.now_unix_ms;
             })
             .await?;
-        let geometry = catalog.superblock().geometry;
-        let segment_bytes = u64::from(geometry.segment_bytes);
-        let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
-        let recovered = recover(&disks.store, catalog.state(), places).await?;
-        let kept = segments_kept_for_runs(&catalog, &options, places);
-        let mut ledger = Ledger::new(catalog, kept);
-        let logged = install(disks, &mut ledger, places, recovered, breaks).await?;
-        let volume = assemble(ledger, places, logged, options)?;
+        let volume = assemble(ledger, places, watch, options)?;
         volume.load_needed(disks).await?;
         Ok(Arc::new(volume))
     }
@@ -97,17 +100,29 @@ fn refuse_wrong_origin<D: Disk>(disks: &Disks<D>, catalog: &Catalog) -> Result<(
     Ok(())
 }
 
+/// Why snapshots are broken at an attach.
+struct Break {
+    /// The youngest that is.
+    through: Epoch,
+    reason: BrokenReason,
+    sentence: String,
+}
+
+impl Break {
+    fn all(reason: BrokenReason, sentence: &str) -> Break {
+        Break { through: NO_EPOCH, reason, sentence: sentence.to_owned() }
+    }
+}
+
 /// What speaks against the snapshots that the store has; an error where the owner has to accept it first.
-async fn reasons_to_break<D: Disk>(
-    disks: &Disks<D>,
-    catalog: &Catalog,
-    options: &OpenOptions,
-) -> Result<Vec<(BrokenReason, String)>> {
+async fn reasons_to_break<D: Disk>(disks: &Disks<D>, catalog: &Catalog, options: &OpenOptions) -> Result<Vec<Break>> {
     let (superblock, state) = (catalog.superblock(), catalog.state());
-    let Accept { changed_origin, other_host, failed_flush } = options.accept;
+    let Accept { changed_origin, other_host, .. } = options.accept;
     let mut breaks = Vec::new();
-    if let Some(reason) = &options.broken_elsewhere {
-        breaks.push((BrokenReason::StoreFailed, reason.clone()));
+    let mut broken_through = Epoch(0);
+    if let Some(BrokenElsewhere { through, reason }) = &options.broken_elsewhere {
+        broken_through = *through;
+        breaks.push(Break { through: *through, reason: BrokenReason::StoreFailed, sentence: reason.clone() });
     }
     if !superblock.clean && superblock.host_id != options.host_id {
         let message = "the store was last used on another host and not detached there; detach it there, or attach \
@@ -115,18 +130,17 @@ async fn reasons_to_break<D: Disk>(
         if !other_host {
             return Err(Error::new(ErrorKind::OtherHost, "attach", "store").saying(message));
         }
-        breaks.push((BrokenReason::OtherHost, "the store moved to another host without being detached".to_string()));
+        breaks.push(Break::all(BrokenReason::OtherHost, "the store moved to another host without being detached"));
     }
     if let Err(error) = watch::verify_origin(&disks.origin, &superblock.sample_key, state, superblock.clean).await {
-        if error.kind() != ErrorKind::OriginChanged || !changed_origin {
+        let protects = |(epoch, record): (&Epoch, &SnapshotRecord)| record.broken.is_none() && *epoch > broken_through;
+        // Where no snapshot is left to go wrong, a log that a failing store did not take is no reason to refuse.
+        let harmless = !superblock.clean && !state.snapshots.iter().any(protects);
+        if !changed_origin && !harmless {
             return Err(error);
         }
-        breaks.push((BrokenReason::OriginChanged, "the disk was written while Cairn was away".to_string()));
-    }
-    if state.volume.flush_failed && !failed_flush {
-        let message = "a flush of this disk failed earlier, so data that was reported as flushed may be lost; check \
-                       the disk, then attach with --clear-failed-flush";
-        return Err(Error::new(ErrorKind::FlushFailed, "attach", "origin").saying(message));
+        tracing::warn!(%error, "attached all the same");
+        breaks.push(Break::all(BrokenReason::OriginChanged, "the disk was written while Cairn was away"));
     }
     Ok(breaks)
 }
@@ -146,30 +160,20 @@ async fn install<D: Disk>(
     ledger: &mut Ledger,
     places: SegmentPlaces,
     recovered: Recovered,
-    mut breaks: Vec<(BrokenReason, String)>,
+    mut breaks: Vec<Break>,
+    accept: Accept,
 ) -> Result<Watch> {
-    let mut broken_through = Epoch(0);
-    if let Some(lost) = recovered.lost_through {
-        broken_through = lost;
-        breaks.push((BrokenReason::RecordLost, "a saved record was lost or damaged".to_string()));
+    if let Some(through) = recovered.lost_through {
+        let sentence = "a saved record was lost or damaged".to_owned();
+        breaks.push(Break { through, reason: BrokenReason::RecordLost, sentence });
     }
-    if breaks.iter().any(|(reason, _)| *reason != BrokenReason::RecordLost) {
-        broken_through = NO_EPOCH;
-    }
+    let runs = write_recovered(disks, ledger, places, &recovered, &mut breaks).await?;
     let mut items = Vec::new();
-    let mut runs = write_recovered(disks, ledger, places, &recovered, broken_through).await;
-    if let Err(error) = &runs {
-        tracing::error!(%error, "what was saved last cannot be indexed; all snapshots are broken");
-        breaks.push((BrokenReason::StoreFull, "the store had no room for the index".to_string()));
-        broken_through = NO_EPOCH;
-        runs = Ok(Vec::new());
-    }
-    for run in runs.iter().flatten() {
+    for run in &runs {
         items.extend(super::seal::run_items(ledger, run));
     }
-    if let Some((reason, sentence)) = breaks.first() {
-        items.extend(break_items(ledger, broken_through, *reason, sentence));
-    }
+    items.extend(refuse_half_restored(ledger, &breaks, accept)?);
+    items.extend(break_items(ledger, &breaks));
     for (&segment, &epoch) in &recovered.used {
         items.extend(ledger.segment_items(&[segment], SegmentState::Data { epoch }, 0));
     }
@@ -178,56 +182,105 @@ async fn install<D: Disk>(
     let facts = ledger.catalog.state().volume;
     let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
     let active_epoch = facts.active_epoch.max(youngest);
-    items.push(Item::Volume(VolumeFacts { active_epoch, flush_failed: false, ..facts }));
+    let latched = facts.flush_failed && !accept.failed_flush;
+    let flushed = disks.origin.flush().await;
+    if let Err(error) = &flushed {
+        tracing::error!(%error, "the origin cannot be flushed");
+    }
+    let flush_failed = latched || flushed.is_err();
+    items.push(Item::Volume(VolumeFacts { active_epoch, flush_failed, ..facts }));
     let key = ledger.catalog.superblock().sample_key;
-    let logged = watch::read_watched(&disks.origin, &key, facts.size_bytes).await?;
-    items.extend([Item::WatchReset, Item::SampleReset]);
-    items.extend(watch::watch_items(&logged));
+    let logged = match flush_failed {
+        // Older contents may come back: they stay legal.
+        true => ledger.catalog.state().watch.clone(),
+        false => watch::read_watched(&disks.origin, &key, facts.size_bytes).await,
+    };
+    items.push(Item::SampleReset);
+    items.extend(watch::all_items(&logged));
     ledger.catalog.append(&disks.store, &items).await?;
     ledger.give_back(recovered.unused);
     Ok(Watch::new(key, facts.size_bytes, logged))
 }
 
-fn break_items(ledger: &Ledger, through: Epoch, reason: BrokenReason, sentence: &str) -> Vec<Item> {
-    let broken: Vec<Epoch> = ledger.whole().filter(|epoch| *epoch <= through).collect();
-    let item = |epoch| {
-        let mut snapshot = Snapshot::from_record(&ledger.catalog.state().snapshots[epoch]);
+fn break_items(ledger: &Ledger, breaks: &[Break]) -> Vec<Item> {
+    let mut items = Vec::new();
+    for epoch in ledger.whole() {
+        let Some(Break { reason, sentence, .. }) = breaks.iter().find(|one| epoch <= one.through) else { continue };
+        let mut snapshot = Snapshot::from_record(&ledger.catalog.state().snapshots[&epoch]);
         tracing::error!(snapshot = %snapshot.name, sentence, "snapshot broken");
-        snapshot.broken = Some((reason, sentence.to_string()));
-        Item::SnapshotPut(snapshot.to_record())
-    };
-    broken.iter().map(item).collect()
+        snapshot.broken = Some((*reason, sentence.clone()));
+        items.push(Item::SnapshotPut(snapshot.to_record()));
+    }
+    items
 }
 
-/// One run for each epoch that some whole snapshot still needs.
+/// A snapshot that a restore still needs breaks: unmoved blocks would show what came after it. Only the owner decides
+/// to go on with such a mixture.
+fn refuse_half_restored(ledger: &Ledger, breaks: &[Break], accept: Accept) -> Result<Option<Item>> {
+    let Some(restore) = &ledger.catalog.state().restore else { return Ok(None) };
+    let Some(cause) = breaks.iter().find(|one| restore.target_epoch <= one.through) else { return Ok(None) };
+    if accept.abandoned_restore {
+        return Ok(Some(Item::RestoreEnd));
+    }
+    let message = format!(
+        "a restore is under way and the snapshot it needs would break ({}): the disk holds blocks of before and after \
+         the restore. Put right what is wrong and attach again; or attach with --abandon-restore, and the volume is \
+         that mixture, to be repaired from a backup",
+        cause.sentence
+    );
+    Err(Error::new(ErrorKind::Broken, "attach", "volume").saying(message))
+}
+
+/// One run for each epoch that some whole snapshot still needs. Where the store has no room for them the oldest
+/// snapshots break, as few as possible.
 async fn write_recovered<D: Disk>(
     disks: &Disks<D>,
     ledger: &mut Ledger,
     places: SegmentPlaces,
     recovered: &Recovered,
-    broken_through: Epoch,
+    breaks: &mut Vec<Break>,
 ) -> Result<Vec<Run>> {
-    let horizon = ledger.whole().find(|epoch| *epoch > broken_through).unwrap_or(NO_EPOCH);
-    let mut runs = Vec::new();
+    loop {
+        let broken_through = breaks.iter().map(|one| one.through).max().unwrap_or_default();
+        let Some(horizon) = ledger.whole().find(|epoch| *epoch > broken_through) else { return Ok(Vec::new()) };
+        if let Some(runs) = write_runs_from(disks, ledger, places, recovered, horizon).await? {
+            return Ok(runs);
+        }
+        let sentence = "the store had no room for the index".to_owned();
+        breaks.push(Break { through: horizon, reason: BrokenReason::StoreFull, sentence });
+    }
+}
+
+/// The runs of the epochs from `horizon` on; `None` where there is no room for them.
+async fn write_runs_from<D: Disk>(
+    disks: &Disks<D>,
+    ledger: &mut Ledger,
+    places: SegmentPlaces,
+    recovered: &Recovered,
+    horizon: Epoch,
+) -> Result<Option<Vec<Run>>> {
+    let mut runs: Vec<Run> = Vec::new();
     for (&epoch, entries) in recovered.entries.range(horizon..).filter(|(_, entries)| !entries.is_empty()) {
-        let entries: Vec<Entry> = entries.values().copied().collect();
         let count = RunLayout::segments_for(pages_for(entries.len() as u64).pages, places.segment_bytes) as usize;
         let segments: Vec<SegmentIndex> = ledger.take(count);
         if segments.len() < count {
             ledger.give_back(segments);
-            return Err(Error::new(ErrorKind::NoSpace, "write the index", "store"));
+            for run in runs {
+                ledger.give_back(run.layout().segments.iter().copied());
+            }
+            return Ok(None);
         }
         let layout =
             RunLayout { segments, segments_base_bytes: places.base_bytes, segment_bytes: places.segment_bytes };
         let mut writer = RunWriter::new(ledger.next_run(), epoch, layout, entries.len() as u64);
-        for entry in entries {
-            writer.push(&disks.store, entry).await?;
+        for entry in entries.values() {
+            writer.push(&disks.store, *entry).await?;
         }
         let written = writer.finish(&disks.store).await?;
         ledger.give_back(written.unused);
         runs.push(written.run);
     }
-    Ok(runs)
+    Ok(Some(runs))
 }
 
 /// The volume in memory, from what the catalog now says.
@@ -256,7 +309,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
     ledger.groups_joined = horizon != NO_EPOCH && epochs > ledger.whole().count() as u64;
     ledger.may_be_dead = true;
     Ok(Volume {
-        volume_id: ledger.catalog.superblock().volume_id,
+        store_id: ledger.catalog.superblock().store_id,
         session: ledger.catalog.superblock().session,
         places,
         limits: options.limits,
@@ -278,7 +331,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
-        flush_failed: AtomicBool::new(false),
+        flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
         ledger: futures_util::lock::Mutex::new(ledger),
     })

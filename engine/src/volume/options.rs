@@ -1,5 +1,7 @@
 //! What the caller decides when a store is made and a volume is opened.
 
+use crate::units::Epoch;
+
 /// How to make a store for an origin.
 #[derive(Clone, Debug)]
 pub struct CreateOptions {
@@ -28,6 +30,8 @@ pub struct Accept {
     pub other_host: bool,
     /// A flush of the origin failed earlier: the owner has dealt with it.
     pub failed_flush: bool,
+    /// A restore is under way whose snapshot breaks: go on with the mixture of before and after that the disk holds.
+    pub abandoned_restore: bool,
 }
 
 /// Bounds of memory and background work; tests make them small.
@@ -60,8 +64,18 @@ impl Default for Limits {
 /// Where it is recorded that snapshots are broken when the store cannot take it any more (law 3): the state
 /// directory. Called rarely; may block.
 pub trait BrokenLog: Send + Sync {
-    /// Records durably that the snapshots of this volume are broken, with the reason. False where that failed.
-    fn record(&self, reason: &str) -> bool;
+    /// Records durably that the snapshots of this volume up to an epoch are broken, with the reason, in place of what
+    /// was recorded before. False where that failed.
+    fn record(&self, through: Epoch, reason: &str) -> bool;
+}
+
+/// What was recorded in a [`BrokenLog`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenElsewhere {
+    /// Snapshots of this epoch and of older ones are broken; younger ones were taken when the store worked again.
+    pub through: Epoch,
+    /// Why, in a sentence for people.
+    pub reason: String,
 }
 
 /// How to open a volume.
@@ -77,7 +91,7 @@ pub struct OpenOptions {
     /// What the owner accepts.
     pub accept: Accept,
     /// What the state directory says was broken while the store could not record it.
-    pub broken_elsewhere: Option<String>,
+    pub broken_elsewhere: Option<BrokenElsewhere>,
     /// Where to record broken snapshots when the store fails.
     pub broken_log: Box<dyn BrokenLog>,
     /// Bounds.

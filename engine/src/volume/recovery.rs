@@ -9,13 +9,13 @@
 //! - Nothing is changed on the store here.
 
 use super::SegmentPlaces;
-use crate::catalog::state::State;
+use crate::catalog::Catalog;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::entry::{Entry, UNREADABLE};
 use crate::error::Result;
 use crate::format::checksum;
 use crate::format::item::SegmentState;
-use crate::format::record::{RecordHeader, RECORD_BYTES_MAX};
+use crate::format::record::{RecordHeader, RecordHome, RECORD_BYTES_MAX};
 use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -48,14 +48,16 @@ const LOOK_AHEAD_BLOCKS: usize = RECORD_BYTES_MAX / BLOCK_BYTES;
 
 /// Scans every segment in the hands of a lane. Reads nothing else, and of a record only its header, but for the last
 /// of each lane.
-pub(super) async fn recover<D: Disk>(store: &D, state: &State, places: SegmentPlaces) -> Result<Recovered> {
+pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: SegmentPlaces) -> Result<Recovered> {
+    let state = catalog.state();
     let mut recovered = Recovered::default();
     let mut lanes: BTreeMap<u16, BTreeMap<u64, Found>> = BTreeMap::new();
     for (index, record) in state.segments.iter().enumerate() {
-        let SegmentState::Lane { .. } = record.state else { continue };
-        let segment = index as SegmentIndex;
+        let SegmentState::Lane { lane } = record.state else { continue };
+        let (segment, incarnation) = (index as SegmentIndex, record.incarnation);
+        let home = RecordHome { store: catalog.superblock().store_id, lane, segment, incarnation };
         let mut reader = SegmentReader::new(store, places, segment);
-        let found = reader.scan(record.incarnation).await;
+        let found = reader.scan(&home).await;
         if reader.unreadable {
             // Which records were there cannot be known.
             recovered.lose_through(state.volume.active_epoch);
@@ -64,19 +66,19 @@ pub(super) async fn recover<D: Disk>(store: &D, state: &State, places: SegmentPl
             Some(first) => drop(recovered.used.insert(segment, first.header.epoch)),
             None => recovered.unused.push(segment),
         }
+        let records = lanes.entry(lane).or_default();
         for record in found {
-            let lane = lanes.entry(record.header.lane).or_default();
-            match lane.get(&record.header.sequence) {
-                // Written twice, because the first try failed: the one that is whole counts.
-                Some(other) if is_whole(store, other).await => {}
-                _ => drop(lane.insert(record.header.sequence, record)),
+            match records.get(&record.header.sequence) {
+                // The lower attempts had failed before the highest was made.
+                Some(other) if other.header.attempt >= record.header.attempt => {}
+                _ => drop(records.insert(record.header.sequence, record)),
             }
         }
     }
     for (lane, mut records) in lanes {
         let indexed = state.lanes_indexed.get(&lane).copied().unwrap_or(0);
         if let Some(mut last) = records.last_entry() {
-            if *last.key() > indexed && !is_whole(store, last.get()).await {
+            if *last.key() > indexed && is_torn(store, last.get()).await {
                 last.get_mut().torn = true;
             }
         }
@@ -85,16 +87,19 @@ pub(super) async fn recover<D: Disk>(store: &D, state: &State, places: SegmentPl
     Ok(recovered)
 }
 
-/// Whether all images of a record match their checksums.
-async fn is_whole<D: Disk>(store: &D, record: &Found) -> bool {
+/// Whether some image of a record is not what its checksum says. An image that cannot be read proves nothing: the
+/// record may have completed, so it counts, and reading the image gives an error.
+async fn is_torn<D: Disk>(store: &D, record: &Found) -> bool {
     let mut image = aligned_buffer(BLOCK_BYTES);
     for (index, entry) in record.header.entries.iter().enumerate() {
         let offset = record.address_bytes + ((1 + index) * BLOCK_BYTES) as u64;
-        if store.read(offset, &mut image).await.is_err() || checksum::image(&image) != entry.checksum {
-            return false;
+        match store.read(offset, &mut image).await {
+            Ok(()) if checksum::image(&image) != entry.checksum => return true,
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, "an image of the last record cannot be read"),
         }
     }
-    true
+    false
 }
 
 /// Looks for records in one segment through a window that moves forward.
@@ -116,13 +121,13 @@ impl<'a, D: Disk> SegmentReader<'a, D> {
     }
 
     /// Every valid record, also behind damaged ones.
-    async fn scan(&mut self, incarnation: u32) -> Vec<Found> {
+    async fn scan(&mut self, home: &RecordHome) -> Vec<Found> {
         let length = self.places.segment_bytes as usize;
         let start = self.places.segment_start_bytes(self.segment);
         let (mut found, mut at, mut missed) = (Vec::new(), 0, 0);
         while at + BLOCK_BYTES <= length && missed <= LOOK_AHEAD_BLOCKS {
-            let (segment, address_bytes) = (self.segment, start + at as u64);
-            let header = RecordHeader::decode(address_bytes, segment, incarnation, self.block(at).await);
+            let address_bytes = start + at as u64;
+            let header = RecordHeader::decode(home, address_bytes, self.block(at).await);
             match header.filter(|header| at + header.length_bytes() <= length) {
                 Some(header) => {
                     at += header.length_bytes();
@@ -173,13 +178,14 @@ impl Recovered {
     /// Takes over one lane's records behind the indexed ones, in order, and notices gaps.
     fn replay(&mut self, records: BTreeMap<u64, Found>, indexed: u64) {
         let Some(&last) = records.keys().next_back() else { return };
-        let mut expected = indexed + 1;
+        let (mut expected, mut attempt) = (indexed + 1, None);
         for (&sequence, record) in records.range(indexed + 1..) {
-            if sequence != expected {
-                // The records in between had completed, because this one was submitted.
-                self.lose_through(record.header.epoch);
+            let header = &record.header;
+            if sequence != expected || attempt.is_some_and(|attempt| attempt != header.predecessor_attempt) {
+                // The records in between, or the attempt that counted, had completed, because this one was submitted.
+                self.lose_through(header.epoch);
             }
-            expected = sequence + 1;
+            (expected, attempt) = (sequence + 1, Some(header.attempt));
             if record.torn && sequence == last {
                 // Torn: it never completed, so nothing it saved was overwritten.
                 return;

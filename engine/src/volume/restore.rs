@@ -21,6 +21,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::RwLock;
 
+/// Marks of blocks moved ahead of the cursor. One more, and the narrowest gap between two of them is closed.
+const MARKS_MAX: usize = 1024;
+
 /// The restore under way, if any.
 #[derive(Default)]
 pub(crate) struct RestoreState {
@@ -174,32 +177,36 @@ impl Volume {
 
     /// Moves the blocks that a write is about to change, so that the write may go on.
     pub(crate) async fn move_before_write<D: Disk>(&self, lane: &Lane<D>, range: Range<BlockIndex>) -> Result<()> {
-        let _mover = self.restore.mover.lock().await;
-        let Some(target) = self.restore.target_of_unmoved(range.clone()) else { return Ok(()) };
-        self.move_blocks(lane, target, range.clone()).await?;
-        self.flush_origin(lane.disks()).await?;
-        let count_blocks = range.end - range.start;
-        self.note_restore(lane, Item::RestoreMoved { start_block: range.start, count_blocks }).await
+        let mover = self.restore.mover.lock().await;
+        let result = self.move_and_mark(lane, range).await;
+        drop(mover);
+        // The background passes a restore by while somebody else moves blocks.
+        self.work.notify();
+        result
     }
 
-    /// Moves some blocks back. True if it did something.
+    async fn move_and_mark<D: Disk>(&self, lane: &Lane<D>, range: Range<BlockIndex>) -> Result<()> {
+        let mut ranges = vec![range];
+        ranges.extend(self.restore.with_record(|record| record.gap_to_close(MARKS_MAX)).flatten());
+        for range in ranges {
+            let Some(target) = self.restore.target_of_unmoved(range.clone()) else { continue };
+            self.move_saved_since(lane, target, range.clone()).await?;
+            self.flush_origin(lane.disks()).await?;
+            let count_blocks = range.end - range.start;
+            self.note_restore(lane, Item::RestoreMoved { start_block: range.start, count_blocks }).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves some blocks back. True if it did something; false also while a write moves blocks: it may be waiting for
+    /// other background work.
     pub(crate) async fn restore_step<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
-        let _mover = self.restore.mover.lock().await;
+        let Some(_mover) = self.restore.mover.try_lock() else { return Ok(false) };
         let Some(RestoreProgress { target, before, cursor_block, blocks }) = self.restore_progress() else {
             return Ok(false);
         };
-        let mut at = cursor_block;
         let end = blocks.min(cursor_block + self.limits.restore_step_blocks);
-        while at < end {
-            // Skips what did not change since the target without looking at every block.
-            at = self.next_saved_since(lane.disks(), target, at).await?.unwrap_or(blocks);
-            if at >= end {
-                break;
-            }
-            let piece_end = end.min(at + PIECE_BLOCKS_MAX);
-            self.move_blocks(lane, target, at..piece_end).await?;
-            at = piece_end;
-        }
+        let at = self.move_saved_since(lane, target, cursor_block..end).await?.min(blocks);
         self.flush_origin(lane.disks()).await?;
         let item = match at {
             at if at >= blocks => Item::RestoreEnd,
@@ -207,6 +214,26 @@ impl Volume {
         };
         self.note_restore(lane, item).await?;
         Ok(true)
+    }
+
+    /// Moves the blocks of a range that were saved since the target, without looking at every block. Returns up to
+    /// which block everything is moved: the range's end or, if nothing lies in between, farther.
+    async fn move_saved_since<D: Disk>(
+        &self,
+        lane: &Lane<D>,
+        target: Epoch,
+        range: Range<BlockIndex>,
+    ) -> Result<BlockIndex> {
+        let mut at = range.start;
+        while at < range.end {
+            at = self.next_saved_since(lane.disks(), target, at).await?.unwrap_or(u64::MAX);
+            if at < range.end {
+                let piece_end = range.end.min(at + PIECE_BLOCKS_MAX);
+                self.move_blocks(lane, target, at..piece_end).await?;
+                at = piece_end;
+            }
+        }
+        Ok(at)
     }
 
     async fn note_restore<D: Disk>(&self, lane: &Lane<D>, item: Item) -> Result<()> {

@@ -76,6 +76,7 @@ fn target_arguments(context: &Context, arguments: &Attach) -> Vec<String> {
         (arguments.accept_changed_origin, "--accept-changed-origin"),
         (arguments.accept_other_host, "--accept-other-host"),
         (arguments.clear_failed_flush, "--clear-failed-flush"),
+        (arguments.abandon_restore, "--abandon-restore"),
     ];
     all.extend(consents.iter().filter(|(given, _)| *given).map(|(_, flag)| (*flag).to_owned()));
     all

@@ -60,7 +60,13 @@ struct History {
     machine: Option<Machine>,
     crashes: u64,
     names: u64,
+    /// Ticks in a row that brought no operation to its end, and how many had ended at the last of them.
+    rescues: u32,
+    ended_seen: u64,
 }
+
+/// Ticks that may pass before operations that do not end are called hanging.
+const RESCUES_MAX: u32 = 4;
 
 /// A restore that a crash may cut off.
 struct Restoring {
@@ -78,7 +84,7 @@ impl History {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x6869_7374_6f72_7900);
         machine::create(&plan, &origin, &store);
         let machine = Machine::attach(&plan, &shared, (origin, store), random.u64(..));
-        let mut history = History { seed, plan, random, shared, machine: None, crashes: 0, names: 0 };
+        let mut history = History { seed, plan, random, shared, machine: None, crashes: 0, names: 0, rescues: 0, ended_seen: 0 };
         match machine {
             Ok(machine) => history.machine = Some(machine),
             Err(message) => history.give_up(message),
@@ -102,9 +108,8 @@ impl History {
 
     fn step(&mut self, step: u64) {
         let kind = self.plan.choose(&mut self.random);
-        let mut patience = 0;
         while self.shared.underway.get() >= self.plan.depth {
-            self.advance(1, &mut patience);
+            self.advance(1);
         }
         match kind {
             Kind::Crash => self.crash(None),
@@ -116,7 +121,7 @@ impl History {
         }
         let steps = self.random.usize(0..=self.plan.pace);
         if self.shared.underway.get() > 0 {
-            self.advance(steps, &mut patience);
+            self.advance(steps);
         }
     }
 
@@ -131,6 +136,7 @@ impl History {
         self.machine().host.scheduler.spawn(name, async move {
             let output = operation.await;
             shared.underway.set(shared.underway.get() - 1);
+            shared.ended.set(shared.ended.get() + 1);
             output
         })
     }
@@ -233,32 +239,32 @@ impl History {
     }
 
     /// Lets the machine take some steps. Nothing left to do while operations wait: they may wait for a tick; if ticks
-    /// do not help, they hang.
-    fn advance(&mut self, steps: usize, patience: &mut u32) {
+    /// bring none of them to its end, they hang.
+    fn advance(&mut self, steps: usize) {
         for _ in 0..steps {
             if self.machine().host.scheduler.step() {
-                *patience = 0;
                 continue;
             }
             if self.shared.underway.get() == 0 {
                 return;
             }
-            *patience += 1;
-            if *patience > 3 {
+            let ended = self.shared.ended.get();
+            self.rescues = if ended == self.ended_seen { self.rescues + 1 } else { 1 };
+            self.ended_seen = ended;
+            if self.rescues > RESCUES_MAX {
                 let message = format!("these hang: {}", self.machine().host.scheduler.hanging());
                 self.shared.fail(message);
                 self.shared.assert_right(self.seed);
             }
             self.shared.reached("woken by a tick", 1);
             let context = self.context();
-            self.launch("rescuing tick", context.tick());
+            self.machine().host.scheduler.spawn("rescuing tick", context.tick());
         }
     }
 
     fn drain(&mut self) {
-        let mut patience = 0;
         while self.shared.underway.get() > 0 {
-            self.advance(1, &mut patience);
+            self.advance(1);
         }
         self.shared.assert_right(self.seed);
     }
@@ -284,7 +290,7 @@ impl History {
         self.launch("grow", context.grow());
         if self.random.u8(0..4) == 0 {
             let steps = self.random.usize(0..100);
-            self.advance(steps, &mut 0);
+            self.advance(steps);
             return self.crash(None);
         }
         self.drain();
@@ -316,7 +322,7 @@ impl History {
         let done = self.launch("restore", context.restore(name, before));
         if self.random.u8(0..3) == 0 {
             let steps = self.random.usize(0..300);
-            self.advance(steps, &mut 0);
+            self.advance(steps);
         } else {
             self.drain();
         }
@@ -401,8 +407,25 @@ impl History {
         self.shared.assert_right(self.seed);
     }
 
-    fn reattach(&mut self) {
+    /// Lets a restore move all its blocks: before that there is no detaching.
+    fn finish_restore(&mut self) {
         self.drain();
+        let mut ticks = 0;
+        while self.context().volume.restore_progress().is_some() {
+            if self.machine().host.scheduler.step() {
+                continue;
+            }
+            ticks += 1;
+            if ticks > RESCUES_MAX {
+                self.give_up("a restore does not end".to_owned());
+            }
+            let context = self.context();
+            self.machine().host.scheduler.spawn("rescuing tick", context.tick());
+        }
+    }
+
+    fn reattach(&mut self) {
+        self.finish_restore();
         self.shared.note("=== detach and attach".into());
         let machine = self.machine.take().expect("a machine runs between operations");
         machine.context.count();

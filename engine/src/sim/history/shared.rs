@@ -18,6 +18,8 @@ pub(super) struct Shared {
     pub(super) busy: RefCell<BTreeSet<String>>,
     /// Operations that were launched and have not ended.
     pub(super) underway: Cell<usize>,
+    /// Operations that were launched and have ended.
+    pub(super) ended: Cell<u64>,
     journal: RefCell<VecDeque<String>>,
     failure: RefCell<Option<String>>,
     events: RefCell<DefaultHasher>,
@@ -31,6 +33,7 @@ impl Shared {
             reach: RefCell::default(),
             busy: RefCell::default(),
             underway: Cell::new(0),
+            ended: Cell::new(0),
             journal: RefCell::default(),
             failure: RefCell::default(),
             events: RefCell::new(DefaultHasher::new()),
