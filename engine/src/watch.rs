@@ -192,9 +192,8 @@ async fn log<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
 
 /// Items that replace the whole log by this one.
 pub(crate) fn all_items(logged: &BTreeMap<BlockIndex, Vec<SectorHashes>>) -> Vec<Item> {
-    let adds = logged
-        .iter()
-        .flat_map(|(&block, known)| known.iter().map(move |&hashes| Item::WatchAdd { block, hashes }));
+    let adds =
+        logged.iter().flat_map(|(&block, known)| known.iter().map(move |&hashes| Item::WatchAdd { block, hashes }));
     std::iter::once(Item::WatchReset).chain(adds).collect()
 }
 

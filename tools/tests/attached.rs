@@ -148,7 +148,7 @@ fn a_request_to_end_detaches_what_nobody_uses_and_refuses_otherwise() {
     assert_eq!(user.write(0, 0, &[7; 4096]), 0, "the volume is served as before");
     drop(user);
     ask();
-    wait_until("it is detached", || volume.worker().is_none());
+    wait_until("it is detached", || place.cairn(&["stat", "v"]).code == 6);
     assert_eq!(volume.show()["attached"], false);
 }
 
@@ -175,7 +175,6 @@ fn a_store_file_and_an_image_file_grow_while_attached() {
     place.done(&["snapshot", "v@one"]);
     let grown = place.json(&["grow", "v", "--store-size", "96M"]);
     assert_eq!(grown["store_bytes"], 96 << 20);
-    place.image("disk.img.larger", 0);
     let file = std::fs::File::options().write(true).open(&volume.origin).expect("the origin");
     file.set_len(2 * VOLUME_BYTES).expect("grown");
     assert_eq!(place.json(&["grow", "v"])["size_bytes"], 2 * VOLUME_BYTES);

@@ -16,6 +16,9 @@ use rustix::thread::UnshareFlags;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Where systemd keeps the identity of this machine; containers mount it from outside.
+pub const MACHINE_ID: &str = "/etc/machine-id";
+
 /// Makes this process fit to serve a disk. What the kernel refuses is said, not fatal: without privileges the
 /// volume can still be served over NBD.
 pub fn prepare_to_serve() {
@@ -82,7 +85,7 @@ fn keeps(point: &Path, needed: &[&Path]) -> bool {
 
 /// This machine, as systemd knows it, or as a random identity kept in the state directory.
 pub fn host_id(paths: &Paths) -> Result<[u8; 16]> {
-    let from_system = std::fs::read_to_string("/etc/machine-id").ok().and_then(|text| parse_id(&text));
+    let from_system = std::fs::read_to_string(MACHINE_ID).ok().and_then(|text| parse_id(&text));
     if let Some(id) = from_system {
         return Ok(id);
     }

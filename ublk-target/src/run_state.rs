@@ -41,6 +41,22 @@ impl RunState {
         RunState { boot_id, worker_pid: std::process::id(), volume_device: None, exposed: Vec::new() }
     }
 
+    /// A predecessor's state as this process's: it is responsible for all of it now.
+    pub fn taken_over(left: RunState) -> RunState {
+        RunState { worker_pid: std::process::id(), ..left }
+    }
+
+    /// Records how a snapshot is exposed, in place of what was recorded of it before.
+    pub fn put_exposed(&mut self, exposed: Exposed) {
+        self.remove_exposed(&exposed.snapshot);
+        self.exposed.push(exposed);
+    }
+
+    /// Forgets how a snapshot is exposed.
+    pub fn remove_exposed(&mut self, snapshot: &str) {
+        self.exposed.retain(|entry| entry.snapshot != snapshot);
+    }
+
     /// What a predecessor in this boot left behind; none where there was none, or its record cannot be understood.
     pub fn load(paths: &VolumePaths, boot_id: [u8; 16]) -> Option<RunState> {
         let text = std::fs::read(paths.run_state()).ok()?;
@@ -112,6 +128,19 @@ mod tests {
         assert_eq!(RunState::load(&volume, [2; 16]), None);
         std::fs::write(volume.run_state(), "{").expect("writes");
         assert_eq!(RunState::load(&volume, [1; 16]), None);
+    }
+
+    #[test]
+    fn what_a_predecessor_left_stays_recorded_until_it_is_dealt_with() {
+        let mut left = RunState { worker_pid: 1, ..RunState::new([1; 16]) };
+        left.volume_device = Some(3);
+        left.put_exposed(Exposed { snapshot: "monday".to_owned(), device: Some(4), scratch: false });
+        let mut state = RunState::taken_over(left);
+        assert_eq!((state.worker_pid, state.volume_device), (std::process::id(), Some(3)));
+        state.put_exposed(Exposed { snapshot: "monday".to_owned(), device: Some(5), scratch: false });
+        assert_eq!(state.exposed.iter().map(|exposed| exposed.device).collect::<Vec<_>>(), [Some(5)]);
+        state.remove_exposed("monday");
+        assert!(state.exposed.is_empty());
     }
 
     #[test]

@@ -328,6 +328,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         work: Default::default(),
         retry: Default::default(),
         broken_log: options.broken_log,
+        cut_observer: Default::default(),
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),

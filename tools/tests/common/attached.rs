@@ -78,7 +78,11 @@ impl<'a> Volume<'a> {
         for process in [parent_of(worker), Some(worker)].into_iter().flatten() {
             kill(process);
         }
-        wait_until("the target is gone", || parent_of(worker).is_none());
+        // Its sockets and devices go a moment after its process number.
+        let socket = self.place.path("run/v/control.sock");
+        wait_until("the target is gone", || {
+            parent_of(worker).is_none() && std::os::unix::net::UnixStream::connect(&socket).is_err()
+        });
     }
 
     /// The worker's process, where one is recorded and runs.

@@ -114,6 +114,19 @@ impl BlockDevices {
         BlockDevices { paths, volume, devices, stats, state: Mutex::new(state) }
     }
 
+    /// Writes the run state, so that a successor knows this process and what it is responsible for.
+    pub fn record(&self) -> Result<()> {
+        self.lock().run.save(&self.paths)
+    }
+
+    /// Gives up a device of the volume that a predecessor left and that cannot be adopted.
+    pub fn forget_volume(&self, left: u32) -> Result<()> {
+        remove_orphan(left);
+        let mut state = self.lock();
+        state.run.volume_device = None;
+        state.run.save(&self.paths)
+    }
+
     /// Serves the volume as a block device, by the one a predecessor left, where it did.
     pub fn start_volume(&self, left: Option<u32>, queues: u16, depth: u16) -> Result<()> {
         let mut state = self.lock();
@@ -158,8 +171,17 @@ impl BlockDevices {
                     tracing::error!(snapshot, device, reason, "an exposed snapshot is gone");
                     device.into_iter().for_each(remove_orphan);
                     unlink_device(&self.paths.snapshot_link(&snapshot));
+                    self.forget_exposed(&snapshot);
                 }
             }
+        }
+    }
+
+    fn forget_exposed(&self, name: &str) {
+        let mut state = self.lock();
+        state.run.remove_exposed(name);
+        if let Err(error) = state.run.save(&self.paths) {
+            tracing::warn!(%error, "the run state still names what is gone; the next worker looks again");
         }
     }
 
@@ -172,7 +194,7 @@ impl BlockDevices {
     pub fn expose_over_nbd(&self, name: &str, handle: SnapshotHandle) -> Result<()> {
         let mut state = self.lock();
         self.refuse_exposed(&state, name)?;
-        state.run.exposed.push(Exposed { snapshot: name.to_owned(), device: None, scratch: false });
+        state.run.put_exposed(Exposed { snapshot: name.to_owned(), device: None, scratch: false });
         state.run.save(&self.paths)?;
         state.exposures.insert(name.to_owned(), Exposure { device: None, _handle: handle });
         Ok(())
@@ -189,7 +211,7 @@ impl BlockDevices {
         let below = SnapshotFactory { volume, devices, handle: handle.clone(), stats: self.stats.clone() };
         let run = &mut state.run;
         let record = |id| {
-            run.exposed.push(Exposed { snapshot: name.to_owned(), device: Some(id), scratch });
+            run.put_exposed(Exposed { snapshot: name.to_owned(), device: Some(id), scratch });
             run.save(&self.paths)
         };
         let started = if scratch {
@@ -203,7 +225,7 @@ impl BlockDevices {
         let device = match started {
             Ok(device) => device,
             Err(error) => {
-                state.run.exposed.retain(|entry| entry.snapshot != name);
+                state.run.remove_exposed(name);
                 state.run.save(&self.paths)?;
                 return Err(error);
             }
@@ -232,7 +254,7 @@ impl BlockDevices {
             return Err(error);
         }
         unlink_device(&self.paths.snapshot_link(name));
-        state.run.exposed.retain(|entry| entry.snapshot != name);
+        state.run.remove_exposed(name);
         state.run.save(&self.paths)
     }
 

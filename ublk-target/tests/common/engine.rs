@@ -6,6 +6,7 @@ use cairn_engine::disk::{Disk, Disks};
 use cairn_engine::error::Result;
 use cairn_engine::lane::Lane;
 use cairn_engine::snapshot::{Consistency, SnapshotName, SnapshotOptions};
+use cairn_engine::units::Epoch;
 use cairn_engine::volume::{create, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use cairn_target::nbd::{serve, ListenOptions, Listeners, Sessions, VolumeSource};
 use cairn_target::stats::Stats;
@@ -78,7 +79,7 @@ impl Disk for MemoryDisk {
 struct NoLog;
 
 impl BrokenLog for NoLog {
-    fn record(&self, _reason: &str) -> bool {
+    fn record(&self, _through: Epoch, _reason: &str) -> bool {
         false
     }
 }

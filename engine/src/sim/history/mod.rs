@@ -84,7 +84,8 @@ impl History {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x6869_7374_6f72_7900);
         machine::create(&plan, &origin, &store);
         let machine = Machine::attach(&plan, &shared, (origin, store), random.u64(..));
-        let mut history = History { seed, plan, random, shared, machine: None, crashes: 0, names: 0, rescues: 0, ended_seen: 0 };
+        let mut history =
+            History { seed, plan, random, shared, machine: None, crashes: 0, names: 0, rescues: 0, ended_seen: 0 };
         match machine {
             Ok(machine) => history.machine = Some(machine),
             Err(message) => history.give_up(message),
