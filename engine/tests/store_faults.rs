@@ -6,10 +6,10 @@ use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::error::{ErrorKind, Result};
 use cairn_engine::lane::Lane;
 use cairn_engine::sim::oracle::{Change, Existence};
-use cairn_engine::sim::rig::{open_options, snapshot_name, snapshot_options, Rig, StateDirectory};
+use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, Rig, StateDirectory};
 use cairn_engine::sim::stamp::stamp;
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, Oracle, Scheduler, SimDisk, SimDiskOptions};
-use cairn_engine::volume::{Limits, Volume};
+use cairn_engine::volume::{self, Limits, Volume};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -50,10 +50,13 @@ fn device(disks: &Disks<SimDisk>, device: Device) -> &SimDisk {
 impl Run {
     fn new(faulty: Device, store_has_fua: bool, fault: &Fault) -> Run {
         let store = SimDiskOptions { has_fua: store_has_fua, ..SimDiskOptions::new("store", 8 << 20) };
-        let rig = Rig::new(SimDiskOptions::new("origin", SECTORS * SECTOR_BYTES), store, 64 << 10, limits());
+        let origin = SimDiskOptions::new("origin", SECTORS * SECTOR_BYTES);
+        let disks = Disks { origin: SimDisk::new(origin), store: SimDisk::new(store) };
         let mut content = vec![0; (SECTORS * SECTOR_BYTES) as usize];
         stamp(0, 0, &mut content);
-        rig.disks.origin.poke(0, &content);
+        disks.origin.poke(0, &content);
+        block_on(volume::create(&disks, &create_options(64 << 10))).expect("the store is large enough");
+        let rig = Rig::attach(disks, limits(), StateDirectory::default()).expect("a new store can be attached");
         device(&rig.disks, faulty).inject(fault.clone());
         let what = format!("{faulty:?} with {fault:?}, FUA {store_has_fua}");
         Run { oracle: Oracle::new(&content), rig, faulty, what }
@@ -133,6 +136,7 @@ impl Run {
         self.write(0, 16, true);
         self.write(101, 30, false);
         self.discard(200, 40);
+        self.discard(104, 24);
         self.work();
         self.snapshot("c");
         self.write(0, SECTORS, false);
@@ -195,7 +199,15 @@ impl Run {
         let mut options = open_options(2, limits(), &state);
         options.accept.failed_flush = true;
         let disks = Rc::new(disks);
-        let volume = block_on(Volume::open(&disks, options));
+        let volume = match block_on(Volume::open(&disks, options)) {
+            // The store did not take what it should know of the disk any more; accepted, that costs the snapshots.
+            Err(error) if error.kind() == ErrorKind::OriginChanged && self.faulty == Device::Store && struck > 0 => {
+                let mut options = open_options(2, limits(), &state);
+                options.accept.changed_origin = true;
+                block_on(Volume::open(&disks, options))
+            }
+            volume => volume,
+        };
         let volume = volume.unwrap_or_else(|error| panic!("{}: attach after {crash:?}: {error:?}", self.what));
         let lane = Lane::new(Arc::clone(&volume), 0, Rc::clone(&disks));
         let mut content = aligned_buffer((SECTORS * SECTOR_BYTES) as usize);

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - A completed flush makes durable exactly the writes that had completed before it was submitted.
 //! - A completed durable write is durable, alone.
-//! - A write that was made durable is never overtaken by one that had completed before it was submitted.
+//! - A write that was made durable is never overtaken by one that had completed before it did: what readers saw on top
+//!   stays on top.
 
 use super::disk::{Crash, IoCounts, SimDiskOptions};
 use super::faults::{FaultTarget, Faults};
@@ -288,14 +289,14 @@ impl Device {
         }
     }
 
-    /// Whatever had completed before `newer` was submitted can no longer land on top of it.
+    /// Whatever had completed before `newer` did can no longer land on top of it.
     fn supersede(&mut self, newer: &Volatile) {
         let covered = newer.range_bytes();
         let overtaken = |older: &Volatile| {
             let range_bytes = older.range_bytes();
             range_bytes.start < covered.end
                 && covered.start < range_bytes.end
-                && older.completed.is_some_and(|completed| completed < newer.submitted)
+                && older.completed.is_some_and(|completed| Some(completed) < newer.completed)
         };
         if !self.volatile.iter().any(overtaken) {
             return;

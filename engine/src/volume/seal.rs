@@ -11,7 +11,7 @@ use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::entry::Entry;
 use crate::epoch::EpochState;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::item::{Item, RunRecord, SegmentState};
 use crate::lane::ClosedSegment;
 use crate::run::{pages_for, Run, RunLayout, RunMeta, RunWriter};
@@ -107,8 +107,11 @@ impl Volume {
     ) -> Result<Option<RunLayout>> {
         let count = RunLayout::segments_for(pages_for(entries).pages, self.places.segment_bytes) as usize;
         if ledger.free_count() < count {
-            self.make_room(ledger, disks, count).await?;
-            return Ok(None);
+            return match self.make_room(ledger, disks, count).await {
+                // The last snapshot had to go: nobody needs the run any more.
+                Err(error) if error.kind() == ErrorKind::NoSpace && ledger.horizon() == NO_EPOCH => Ok(None),
+                result => result.map(|()| None),
+            };
         }
         Ok(Some(self.run_layout(ledger.take(count))))
     }

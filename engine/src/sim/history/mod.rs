@@ -163,6 +163,7 @@ impl History {
             Kind::Snapshot => self.spawn_snapshot(name, context),
             Kind::Delete => {
                 if let Some(victim) = self.pick_snapshot() {
+                    self.shared.busy.borrow_mut().insert(victim.clone());
                     self.launch(name, context.delete(victim));
                 }
             }
@@ -448,5 +449,9 @@ impl History {
         self.inspect();
         self.reattach();
         self.inspect();
+        // Background work may still be under way: the power goes.
+        let Machine { host, context } = self.machine.take().expect("a machine runs between operations");
+        drop(context);
+        drop(host.crash(self.random.u64(..), Crash::Power));
     }
 }

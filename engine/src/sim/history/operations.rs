@@ -143,10 +143,9 @@ impl Context {
         deadline.expire();
     }
 
-    /// Deletes a snapshot.
+    /// Deletes a snapshot that the caller has marked as busy.
     pub(super) async fn delete(self, name: String) {
         let number = self.shared.begin(&format!("delete {name}"));
-        self.shared.busy.borrow_mut().insert(name.clone());
         self.shared.oracle.borrow_mut().set_existence(&name, Existence::Doubtful);
         let result = self.volume.delete(&self.disks, &snapshot_name(&name)).await;
         self.shared.busy.borrow_mut().remove(&name);
@@ -245,7 +244,8 @@ impl Context {
         let number = self.shared.begin("inspect");
         self.inspect_snapshots(true).await;
         match self.volume.check(&self.disks.store, CheckOptions { data: true }).await {
-            Ok(findings) if findings.is_empty() || self.tight_store => {}
+            // A power cut may tear one copy of the catalog's last record.
+            Ok(findings) if findings.iter().all(|finding| !finding.serious) || self.tight_store => {}
             findings => self.shared.fail(format!("check finds faults where there are none: {findings:?}")),
         }
         self.shared.end(number, "ok");
