@@ -91,7 +91,7 @@ fn exit_code_of(error: &Error, recover: bool) -> i32 {
 async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, PrivateListener, Ready)> {
     let config = &options.config;
     let volume_paths = options.paths.volume(&config.name)?;
-    let lock = InstanceLock::take(&volume_paths.instance_lock(), "a target of this volume")?;
+    let lock = InstanceLock::take_soon(&volume_paths.instance_lock(), "a target of this volume")?;
     prepare_to_serve();
     let boot_id = boot_id()?;
     let left = RunState::load(&volume_paths, boot_id);
