@@ -18,7 +18,31 @@ use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
 use futures_util::future::{select, Either};
 use std::pin::pin;
 
+/// Told of the pauses that cuts make: the engine has no clock, whoever listens may.
+pub trait CutObserver: Send + Sync {
+    /// Writes are held back from now on.
+    fn writes_held(&self);
+    /// Writes go on. May come again without a hold in between.
+    fn writes_released(&self);
+}
+
 impl Volume {
+    /// Tells `observer` of every pause from now on. The first observer stays.
+    pub fn observe_cuts(&self, observer: Box<dyn CutObserver>) {
+        // A second one is dropped, as promised.
+        let _ = self.cut_observer.set(observer);
+    }
+
+    fn hold_writes(&self) {
+        self.gate.close();
+        self.cut_observer.get().inspect(|observer| observer.writes_held());
+    }
+
+    fn release_writes(&self) {
+        self.gate.open();
+        self.cut_observer.get().inspect(|observer| observer.writes_released());
+    }
+
     /// Takes a snapshot of what completed before the call; writes that run meanwhile may be in it or not. O(1) in
     /// volume size and number of snapshots. Fails with `Exists`, `Busy` (a restore is under way), `TimedOut`
     /// (nothing changed), `NoSpace` (too many snapshots) or the disk's error.
@@ -29,7 +53,7 @@ impl Volume {
         options: SnapshotOptions,
         deadline: &Deadline,
     ) -> Result<Snapshot> {
-        let _operation = self.operations.lock().await;
+        let _operation = deadline.bound(self.operations.lock()).await.ok_or_else(timed_out)?;
         self.refuse_closed("snapshot")?;
         self.restore.refuse("snapshot")?;
         self.cut(disks, name, options, false, deadline).await
@@ -45,7 +69,7 @@ impl Volume {
         deadline: &Deadline,
     ) -> Result<Snapshot> {
         self.flush_origin(disks).await?;
-        let mut ledger = self.ledger.lock().await;
+        let mut ledger = deadline.bound(self.ledger.lock()).await.ok_or_else(timed_out)?;
         refuse_duplicate(&ledger, name)?;
         let next = self.prepare_epoch(self.size_blocks(), true);
         let snapshot = Snapshot {
@@ -67,9 +91,9 @@ impl Volume {
         }
         // What the catalog would refuse it refuses now, and makes its room now, while writes go on.
         ledger.catalog.prepare_append(&disks.store, &items).await?;
-        self.gate.close();
+        self.hold_writes();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
-            self.gate.open();
+            self.release_writes();
             self.record_failed_flush(&mut ledger, disks).await;
             self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
             return Err(error);
@@ -83,7 +107,7 @@ impl Volume {
         if self.horizon() > snapshot.epoch {
             self.set_horizon(snapshot.epoch);
         }
-        self.gate.open();
+        self.release_writes();
         result?;
         self.stats.cuts.add(1);
         Ok(snapshot)
@@ -91,24 +115,25 @@ impl Volume {
 
     /// With the gate closed: waits for origin writes in flight, then makes them durable, within the deadline.
     async fn drain_and_flush<D: Disk>(&self, disks: &Disks<D>, deadline: &Deadline) -> Result<()> {
-        let timed_out = || {
-            let message = "the deadline passed before the writes in flight were done; no snapshot was taken, try again";
-            Error::new(ErrorKind::TimedOut, "snapshot", "origin").saying(message)
-        };
         if !self.gate.drain(deadline).await || deadline.expired() {
             return Err(timed_out());
         }
-        match select(pin!(self.flush_origin(disks)), pin!(deadline.wait())).await {
+        match select(pin!(self.flush_origin_unrecorded(disks)), pin!(deadline.wait())).await {
             Either::Left((result, _)) => result,
             Either::Right((_, flush)) => {
                 // The flush cannot be taken back, but writes need not wait for it.
-                self.gate.open();
+                self.release_writes();
                 let result = flush.await;
                 self.gate.close();
                 result.and(Err(timed_out()))
             }
         }
     }
+}
+
+fn timed_out() -> Error {
+    let message = "the deadline passed before the writes in flight were done; no snapshot was taken, try again";
+    Error::new(ErrorKind::TimedOut, "snapshot", "origin").saying(message)
 }
 
 fn refuse_duplicate(ledger: &super::ledger::Ledger, name: &SnapshotName) -> Result<()> {

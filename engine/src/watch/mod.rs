@@ -8,9 +8,10 @@
 //!
 //! Invariants:
 //! - One write to watched blocks at a time. A write to the partition table ends when its partitions are watched.
-//! - The log of a block holds every content that its sectors can have after a crash. A block for which that cannot be
-//!   known (it cannot be read, the origin cannot be flushed) is no longer watched until the watch is set up anew.
-//! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log.
+//! - The log of a block holds every content that its sectors can have after a crash. A block that cannot be read is no
+//!   longer watched until the watch is set up anew.
+//! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log. Where it cannot be
+//!   flushed the latest contents stay: an attach may then ask without reason, but never passes over a change.
 //! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves.
 
 mod hashes;
@@ -22,7 +23,7 @@ pub(crate) use verify::verify_origin;
 
 use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::item::Item;
 use crate::lane::Content;
 use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES};
@@ -174,8 +175,12 @@ impl Watch {
         coming: &BTreeMap<BlockIndex, SectorHashes>,
     ) {
         if let Err(error) = volume.flush_origin(disks).await {
-            tracing::error!(%error, "the origin is no longer watched");
-            return log.contents.clear();
+            tracing::error!(%error, "the watch on the origin keeps only the latest contents");
+            let share = LOGGED_MAX.min(1 + LOGGED_MORE_MAX / log.contents.len());
+            for known in log.contents.values_mut() {
+                known.drain(..known.len().saturating_sub(share));
+            }
+            return;
         }
         // A block with a single content holds just that.
         let several = log.contents.extract_if(.., |_, known| known.len() > 1);
@@ -287,7 +292,8 @@ async fn record<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
     let mut ledger = volume.ledger.lock().await;
     if let Err(error) = ledger.catalog.append(&disks.store, items).await {
         tracing::error!(%error, "the watch on the origin could not be kept up");
-        ledger.in_memory(items);
-        volume.work.notify();
+        if !matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) {
+            ledger.in_memory(items);
+        }
     }
 }
