@@ -1,6 +1,6 @@
 # The kernel is killed under load, as by a power cut; the next boot recovers the store: every snapshot that was reported
 # is there and exact, every flushed write is there (X4, law 4).
-#@ disk 64M
+#@ disk 32M
 #@ disk 768M
 #@ kill-when kill-now
 #@ seconds 120

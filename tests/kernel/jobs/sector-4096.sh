@@ -12,12 +12,12 @@ null_disk() {
     echo 1 > "$directory/power"
     echo "/dev/$1"
 }
-origin=$(null_disk origin 64)
+origin=$(null_disk origin 32)
 store=$(null_disk store 512)
 new_volume vol "$origin" "$store"
 [ "$(blockdev --getss /dev/cairn/vol)" = 4096 ] || fail "the volume has sectors of $(blockdev --getss /dev/cairn/vol)"
 cut-model fill /dev/cairn/vol --granule-bytes 4096
-cut-model write /dev/cairn/vol --granule-bytes 4096 --log log --seconds 8 \
+cut-model write /dev/cairn/vol --granule-bytes 4096 --log log --seconds 6 \
     --snapshot-command 'cairn snapshot vol@$NAME'
 cut-model verify /dev/cairn/vol --log log
 for name in $(snapshots_of log returned); do verify_snapshot vol "$name" log; done

@@ -1,7 +1,7 @@
 # A snapshot a second under load at depth, each held against the model of its cut; then deletions and a restore (A1-A3, A6).
 #@ seconds 150
 . "$PROJECT/tests/kernel/lib/common.sh"
-origin=$(loop_disk origin 64M)
+origin=$(loop_disk origin 32M)
 store=$(loop_disk store 768M)
 new_volume vol "$origin" "$store"
 cut-model fill /dev/cairn/vol
@@ -27,9 +27,11 @@ say "restored to a snapshot, and back"
 cairn restore vol@s2 --before undo --yes
 cut-model verify /dev/cairn/vol --log log --snapshot s2
 verify_snapshot vol s5 log
+wait_for_restore vol
 cairn restore vol@undo --yes
 cut-model verify /dev/cairn/vol --log log
 cairn check vol --data
-detach_after_restore vol
+wait_for_restore vol
+cairn detach vol
 say "the bare origin is the volume"
 cut-model verify "$origin" --log log

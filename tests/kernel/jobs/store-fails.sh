@@ -17,7 +17,7 @@ replace_table store "0 $sectors error"
 wait "$writer" || fail "production failed with the store"
 cut-model verify /dev/cairn/vol --log log
 cairn show vol
-if cairn show vol | grep -q '^state .*whole'; then fail "a volume whose store is gone calls itself whole"; fi
+if cairn show vol | grep -q '^state: .*whole'; then fail "a volume whose store is gone calls itself whole"; fi
 cairn --json show vol@s1 | grep -q '"state": *"broken"' || fail "the snapshot is not marked broken"
 must_fail cairn snapshot vol@s2
 cairn detach vol

@@ -2,7 +2,7 @@
 # and so is every one whose call was interrupted (X4, X10).
 #@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
-origin=$(loop_disk origin 64M)
+origin=$(loop_disk origin 32M)
 store=$(loop_disk store 768M)
 new_volume vol "$origin" "$store"
 cut-model fill /dev/cairn/vol
@@ -16,7 +16,7 @@ for attempt in $(seq 200); do
 done
 exit 1
 END
-cut-model write /dev/cairn/vol --log log --seconds 25 --snapshot-command 'sh take-snapshot >/dev/null 2>&1' & writer=$!
+cut-model write /dev/cairn/vol --log log --seconds 20 --snapshot-command 'sh take-snapshot >/dev/null 2>&1' & writer=$!
 kills=0
 while kill -0 "$writer" 2>/dev/null; do
     sleep "$((1 + RANDOM % 2)).$((RANDOM % 10))"

@@ -71,6 +71,7 @@ replace_table() {
     dmsetup resume "$1"
 }
 
-# A restore shows its snapshot at once and goes on in the background; until it is done the volume cannot be detached.
+# A restore shows its snapshot at once and goes on in the background; until it is done the volume can neither be
+# detached nor restored again.
 restore_is_done() { cairn --json show "$1" | grep -q '"restore": *null'; }
-detach_after_restore() { wait_for 60 restore_is_done "$1"; cairn detach "$1"; }
+wait_for_restore() { wait_for 60 restore_is_done "$1"; }

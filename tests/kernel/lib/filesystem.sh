@@ -3,6 +3,7 @@
 #   filesystem   ext4, xfs, btrfs          make   command that makes it, without the device
 #   beside       options with which a snapshot is mounted beside its live filesystem
 #   check        command that checks an unmounted device without changing it
+#   bare         options with which the bare disk is mounted without writing to it
 . "$PROJECT/tests/kernel/lib/common.sh"
 
 sums() { (cd "$1" && find . -type f -print0 | sort -z | xargs -0 sha256sum); }
@@ -57,6 +58,7 @@ main_job() {
     same_files /mnt/live sums-one
     umount /mnt/live
     $check "$device"
+    wait_for_restore vol
     cairn restore vol@undo --yes
     mount "$device" /mnt/live
     same_files /mnt/live sums-live
@@ -64,9 +66,10 @@ main_job() {
     $check "$device"
 
     say "the bare disk, without Cairn"
-    detach_after_restore vol
+    wait_for_restore vol
+    cairn detach vol
     [ ! -e "$device" ]
-    mount -t "$filesystem" -o ro "$origin" /mnt/bare
+    mount -t "$filesystem" -o "$bare" "$origin" /mnt/bare
     same_files /mnt/bare sums-live
     umount /mnt/bare
 

@@ -29,6 +29,8 @@ pub enum Rung {
     DiscardByRing,
     /// A device can grow while in use.
     UpdateSize,
+    /// The driver's copies of data do not fail in a process that is being killed.
+    DriverCopy,
     /// Data need not be copied.
     ZeroCopy,
     /// A device can be handed over without killing its process.
@@ -67,7 +69,7 @@ const fn text(rung: Rung, key: &'static str, purpose: &'static str, required: bo
     RungText { rung, key, purpose, required }
 }
 
-const LADDER: [RungText; 14] = [
+const LADDER: [RungText; 15] = [
     text(Rung::Driver, "driver", "block devices served by a process", true),
     text(Rung::IoUring, "io-uring", "all I/O", true),
     text(Rung::SoundKernel, "sound-kernel", "creating devices without a kernel crash", true),
@@ -77,6 +79,7 @@ const LADDER: [RungText; 14] = [
     text(Rung::Reissue, "reissue", "no I/O error when that happens", true),
     text(Rung::DiscardByRing, "discard-by-ring", "discards without a helper thread", false),
     text(Rung::UpdateSize, "update-size", "growing a volume while it is in use", false),
+    text(Rung::DriverCopy, "driver-copy", "one system call less for a read or a write", false),
     text(Rung::ZeroCopy, "zero-copy", "large I/O without copying (not used yet)", false),
     text(Rung::Quiesce, "quiesce", "upgrading the target without killing it (not used yet)", false),
     text(Rung::ThreadsPerQueue, "threads-per-queue", "more than one thread a queue (not used yet)", false),
@@ -154,6 +157,10 @@ fn missing(rung: Rung, kernel: &Kernel, driver: Option<u64>) -> Option<String> {
         Rung::Reissue => flag(sys::UBLK_F_USER_RECOVERY_REISSUE, "6.1"),
         Rung::DiscardByRing => (!kernel.at_least(6, 12)).then(|| "it takes Linux 6.12".to_owned()),
         Rung::UpdateSize => flag(sys::UBLK_F_UPDATE_SIZE, "6.16"),
+        Rung::DriverCopy => (!kernel.at_least(7, 0)).then(|| {
+            "before Linux 7.0 the driver fails reads of a process that is being killed; data is copied here instead"
+                .to_owned()
+        }),
         Rung::ZeroCopy => flag(sys::UBLK_F_AUTO_BUF_REG, "6.16"),
         Rung::Quiesce => flag(sys::UBLK_F_QUIESCE, "6.16"),
         Rung::ThreadsPerQueue => flag(sys::UBLK_F_PER_IO_DAEMON, "6.16"),

@@ -15,6 +15,7 @@ mod queue;
 mod queue_disk;
 mod request;
 pub mod service;
+mod transfer;
 
 pub use parameters::Shape;
 pub use queue_disk::{QueueDisk, QueueRing};
@@ -242,9 +243,10 @@ fn serve<F: ServiceFactory>(
 }
 
 fn build(options: &Options) -> std::result::Result<libublk::ctrl::UblkCtrl, UblkError> {
-    let builder = UblkCtrlBuilder::default().name("cairn").io_buf_bytes(TAG_BUFFER_BYTES).ctrl_flags(FLAGS);
+    let builder = UblkCtrlBuilder::default().name("cairn").io_buf_bytes(TAG_BUFFER_BYTES);
     match options.origin {
         Origin::New => builder
+            .ctrl_flags(FLAGS | transfer::flags())
             .id(-1)
             .nr_queues(options.queues)
             .depth(options.depth)
@@ -253,6 +255,7 @@ fn build(options: &Options) -> std::result::Result<libublk::ctrl::UblkCtrl, Ublk
         Origin::Recover(id) => {
             let info = control::device_info(id).map_err(|_| UblkError::OtherError(-libc::ENODEV))?;
             builder
+                .ctrl_flags(FLAGS | (info.flags & transfer::COPIED_HERE))
                 .id(id as i32)
                 .nr_queues(info.queues)
                 .depth(info.depth)

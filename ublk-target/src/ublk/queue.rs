@@ -10,11 +10,12 @@
 use super::notifier::Notifier;
 use super::request::Request;
 use super::service::{Service, ServiceFactory};
+use super::transfer::Transfer;
 use io_uring::{opcode, squeue, types, IoUring};
 use libublk::helpers::IoBuf;
 use libublk::io::{UblkDev, UblkQueue};
 use libublk::uring_async::{ublk_submit_sqe_async, wait_and_handle_io_events};
-use libublk::{BufDesc, UblkError, UblkUringData};
+use libublk::{UblkError, UblkUringData};
 use smol::LocalExecutor;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -67,15 +68,20 @@ async fn serve_tag<S: Service>(channel: Rc<UblkQueue<'_>>, tag: u16, service: Rc
     let buffer_bytes = channel.dev.dev_info.max_io_buf_bytes as usize;
     let buffer = IoBuf::<u8>::new(buffer_bytes);
     let memory = buffer.as_mut_ptr();
-    let fetched = channel.submit_io_prep_cmd(tag, BufDesc::Slice(buffer.as_slice()), 0, Some(&buffer)).await;
+    let transfer = Transfer::of(channel.dev, channel.get_qid());
+    let known = transfer.by_driver().then_some(&buffer);
+    let fetched = channel.submit_io_prep_cmd(tag, transfer.describe(buffer.as_slice()), 0, known).await;
     let mut state = fetched.map(|_| ());
     while state.is_ok() {
         let request = Request::decode(channel.get_iod(tag));
         // SAFETY: the buffer lives until this task ends, and between a request and its commit nobody else uses it.
         let piece = unsafe { std::slice::from_raw_parts_mut(memory, buffer_bytes) };
-        let answer = request.serve(&*service, piece).await;
-        let descriptor = BufDesc::Slice(buffer.as_slice());
-        state = channel.submit_io_commit_cmd(tag, descriptor, answer).await.map(|_| ());
+        let answer = match transfer.take(tag, &request, piece) {
+            Ok(()) => request.serve(&*service, piece).await,
+            Err(errno) => errno,
+        };
+        let answer = transfer.give(tag, &request, piece, answer);
+        state = channel.submit_io_commit_cmd(tag, transfer.describe(piece), answer).await.map(|_| ());
     }
     if !matches!(state, Err(UblkError::QueueIsDown)) {
         // A tag that nobody serves would hang its next request for ever; a successor can serve it.
