@@ -106,9 +106,9 @@ pub struct Volume {
     /// What could not go on may try again.
     pub(crate) retry: Signal,
     pub(crate) broken_log: Box<dyn BrokenLog>,
-    cut_observer: OnceLock<Box<dyn CutObserver>>,
     /// What was recorded there in this session.
     pub(crate) elsewhere: Mutex<BrokenElsewhere>,
+    cut_observer: OnceLock<Box<dyn CutObserver>>,
     size_bytes: AtomicU64,
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,

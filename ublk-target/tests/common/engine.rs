@@ -82,7 +82,7 @@ impl Disk for MemoryDisk {
 struct NoLog;
 
 impl BrokenLog for NoLog {
-    fn record(&self, _broken: &BrokenElsewhere) -> bool {
+    fn record(&self, _elsewhere: &BrokenElsewhere) -> bool {
         false
     }
 }
