@@ -1,6 +1,9 @@
 //! A deadline without a clock: the caller owns the timer and expires the deadline.
 
 use crate::signal::Signal;
+use futures_util::future::{select, Either};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -32,6 +35,14 @@ impl Deadline {
     /// Whether the time is over.
     pub fn expired(&self) -> bool {
         self.shared.expired.load(Ordering::Acquire)
+    }
+
+    /// What `future` gives, if it gives it in time. The future must be one that may be dropped, such as a lock's.
+    pub async fn bound<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        match select(pin!(future), pin!(self.wait())).await {
+            Either::Left((output, _)) => Some(output),
+            Either::Right(_) => None,
+        }
     }
 
     /// Resolves when the time is over.

@@ -3,6 +3,9 @@
 //! Invariants every implementation keeps:
 //! - A completed `flush` makes durable every write that had completed before the flush was submitted.
 //! - A completed `write_durable` is durable by itself (FUA, or write then flush).
+//! - A flush that failed may have lost what others wrote before it, and a later flush does not bring that back. So
+//!   `write_durable` fails, too, if a flush by anybody failed between its write and its own flush; who calls `write`
+//!   and `flush` compares [`Disk::flush_failures`] (see [`flush_since`]).
 //! - Nothing else is promised: writes since the last completed flush may be lost, reordered, or torn at 512 bytes.
 //! - Short transfers never surface: a call transfers everything or fails.
 //!
@@ -11,7 +14,7 @@
 
 #![allow(async_fn_in_trait)]
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use aligned_vec::{AVec, ConstAlign};
 
 /// Memory fit for direct I/O: 4 KiB aligned.
@@ -46,6 +49,19 @@ pub trait Disk {
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
     /// Makes durable what completed before.
     async fn flush(&self) -> Result<()>;
+    /// How many flushes of the device failed so far, by whatever handle.
+    fn flush_failures(&self) -> u64;
+}
+
+/// Flushes, and fails with `FlushFailed` also if another flush failed since `failures_before` was read: what was
+/// written after that may be lost.
+pub async fn flush_since<D: Disk>(disk: &D, failures_before: u64) -> Result<()> {
+    disk.flush().await?;
+    if disk.flush_failures() == failures_before {
+        return Ok(());
+    }
+    let message = "another flush of the device failed meanwhile and may have lost what was written";
+    Err(Error::new(ErrorKind::FlushFailed, "flush", "disk").saying(message))
 }
 
 /// The two devices under a volume, as one thread holds them.

@@ -7,15 +7,14 @@ use cairn_engine::lane::Lane;
 use cairn_engine::sim::disk::{SimDisk, SimDiskOptions};
 use cairn_engine::sim::executor::block_on;
 use cairn_engine::snapshot::{SnapshotName, SnapshotOptions};
-use cairn_engine::units::Epoch;
-use cairn_engine::volume::{create, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
+use cairn_engine::volume::{create, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use std::rc::Rc;
 use std::sync::Arc;
 
 struct NoLog;
 
 impl BrokenLog for NoLog {
-    fn record(&self, _through: Epoch, _reason: &str) -> bool {
+    fn record(&self, _elsewhere: &BrokenElsewhere) -> bool {
         false
     }
 }

@@ -122,6 +122,7 @@ fn a_failed_flush_is_latched_durably_before_its_error_is_reported() {
             let _ = cutter.volume.snapshot(&cutter.disks, &snapshot_name("a"), snapshot_options(), &deadline).await;
         });
         if scheduler.run_until(&flush).is_ok() {
+            scheduler.run_all();
             continue;
         }
         // Killed right after the error was reported.

@@ -232,6 +232,10 @@ impl Disk for SlowDisk {
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
         self.disk.discard(offset_bytes, length_bytes).await
     }
+    fn flush_failures(&self) -> u64 {
+        self.disk.flush_failures()
+    }
+
     async fn flush(&self) -> Result<()> {
         self.disk.flush().await
     }

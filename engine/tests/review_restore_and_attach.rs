@@ -132,6 +132,10 @@ impl Disk for SlowDisk {
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
         self.0.discard(offset_bytes, length_bytes).await
     }
+    fn flush_failures(&self) -> u64 {
+        self.0.flush_failures()
+    }
+
     async fn flush(&self) -> Result<()> {
         self.0.flush().await
     }
@@ -145,6 +149,7 @@ fn a_check_does_not_stop_writes_and_a_cut_gives_up_at_its_deadline_meanwhile() {
     for block in 20..60 {
         rig.write(block * 4096, 4096, 2).expect("write");
     }
+    rig.snapshot("a2").expect("cut");
     rig.work().expect("background");
     let mut scheduler = Scheduler::new(1);
     scheduler.drive(&rig.disks.origin);

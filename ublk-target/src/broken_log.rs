@@ -20,16 +20,12 @@ impl BrokenMark {
         BrokenMark(paths.broken_mark.clone())
     }
 
-    /// What it says, if it exists: the last broken epoch, a blank, the reason. What cannot be read breaks all.
+    /// What it says, if it exists. What cannot be read breaks all.
     pub fn read(&self) -> Option<BrokenElsewhere> {
-        let all = |reason: String| Some(BrokenElsewhere { through: Epoch(u64::MAX - 1), reason });
+        let through = Epoch(u64::MAX - 1);
+        let all = |reason: String| Some(BrokenElsewhere { through, reason, flush_failed: true });
         match std::fs::read_to_string(&self.0) {
-            Ok(text) => match text.trim().split_once(' ').map(|(through, reason)| (through.parse(), reason)) {
-                Some((Ok(through), reason)) => {
-                    Some(BrokenElsewhere { through: Epoch(through), reason: reason.to_owned() })
-                }
-                _ => all(text.trim().to_owned()),
-            },
+            Ok(text) => parse(&text).or_else(|| all(text.trim().to_owned())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => all(format!("the store could not record why, and the reason cannot be read: {error}")),
         }
@@ -45,9 +41,23 @@ impl BrokenMark {
     }
 }
 
+/// One line: the last broken epoch, 1 where a flush failed and 0 where none did, the reason.
+fn parse(text: &str) -> Option<BrokenElsewhere> {
+    let mut words = text.trim_end().splitn(3, ' ');
+    let through = Epoch(words.next()?.parse().ok()?);
+    let flush_failed = match words.next()? {
+        "0" => false,
+        "1" => true,
+        _ => return None,
+    };
+    Some(BrokenElsewhere { through, reason: words.next().unwrap_or_default().to_owned(), flush_failed })
+}
+
 impl BrokenLog for BrokenMark {
-    fn record(&self, through: Epoch, reason: &str) -> bool {
-        let written = write_durably(&self.0, format!("{} {reason}\n", through.0).as_bytes());
+    fn record(&self, elsewhere: &BrokenElsewhere) -> bool {
+        let BrokenElsewhere { through, reason, flush_failed } = elsewhere;
+        let text = format!("{} {} {reason}\n", through.0, u8::from(*flush_failed));
+        let written = write_durably(&self.0, text.as_bytes());
         if let Err(error) = &written {
             tracing::error!(%error, "the state directory cannot record that snapshots are broken");
         }
@@ -66,14 +76,16 @@ mod tests {
         let paths = Paths::resolve(Some(directory.path().join("state")), Some(directory.path().into()), None);
         let mark = BrokenMark::new(&paths.volume("web").expect("legal"));
         assert_eq!(mark.read(), None);
-        assert!(mark.record(Epoch(7), "the store failed"));
-        assert_eq!(mark.read(), Some(BrokenElsewhere { through: Epoch(7), reason: "the store failed".to_owned() }));
+        let reason = "the store failed".to_owned();
+        let elsewhere = BrokenElsewhere { through: Epoch(7), reason, flush_failed: false };
+        assert!(mark.record(&elsewhere));
+        assert_eq!(mark.read().as_ref(), Some(&elsewhere));
         std::fs::write(&paths.volume("web").expect("legal").broken_mark, "gone wrong").expect("writes");
         assert_eq!(mark.read().map(|mark| mark.through), Some(Epoch(u64::MAX - 1)));
         mark.clear();
         assert_eq!(mark.read(), None);
         std::fs::write(directory.path().join("file"), "").expect("writes");
         let paths = Paths::resolve(Some(directory.path().join("file")), None, None);
-        assert!(!BrokenMark::new(&paths.volume("web").expect("legal")).record(Epoch(7), "no directory"));
+        assert!(!BrokenMark::new(&paths.volume("web").expect("legal")).record(&elsewhere));
     }
 }

@@ -8,7 +8,7 @@
 #![allow(unsafe_code, async_fn_in_trait)]
 
 use crate::device::{self, Device, DeviceKind};
-use cairn_engine::disk::{aligned_buffer, AlignedBuffer, Disk};
+use cairn_engine::disk::{aligned_buffer, flush_since, AlignedBuffer, Disk};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use io_uring::{opcode, squeue, types};
 use std::cell::Cell;
@@ -219,8 +219,9 @@ impl<R: Ring> Disk for UringDisk<R> {
         if limits.fua || !limits.volatile_cache {
             return self.write_with_flags(offset_bytes, data, libc::RWF_DSYNC).await;
         }
+        let failures_before = self.flush_failures();
         self.write_with_flags(offset_bytes, data, 0).await?;
-        self.flush().await
+        flush_since(self, failures_before).await
     }
 
     async fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64, may_unmap: bool) -> Result<()> {
@@ -266,10 +267,15 @@ impl<R: Ring> Disk for UringDisk<R> {
 
     async fn flush(&self) -> Result<()> {
         self.sync().await.map_err(|errno| {
+            self.device.count_failed_flush();
             Error::new(ErrorKind::FlushFailed, "flush", self.device.path().display().to_string())
                 .saying("the device could not make its writes durable")
                 .caused_by(std::io::Error::from_raw_os_error(-errno))
         })
+    }
+
+    fn flush_failures(&self) -> u64 {
+        self.device.flush_failures()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::catalog::record::{self, LogIdentity, Role, RECORD_BYTES_MAX, RECORD_ITEMS_BYTES_MAX};
 use crate::catalog::state::State;
-use crate::disk::{aligned_buffer, Disk};
+use crate::disk::{aligned_buffer, flush_since, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::geometry::Area;
 
@@ -53,6 +53,7 @@ impl Checkpoint {
                 format!("{} bytes do not fit in {}; delete snapshots", written.length_bytes, area.length_bytes);
             return Err(Error::new(ErrorKind::NoSpace, "write a catalog checkpoint", "store").saying(message));
         }
+        let failures_before = store.flush_failures();
         let mut buffer = aligned_buffer(2 * RECORD_BYTES_MAX);
         let mut position_bytes = area.offset_bytes;
         for sequence in 0..self.chunks.len() {
@@ -60,7 +61,7 @@ impl Checkpoint {
             store.write(position_bytes, &buffer[..length_bytes]).await?;
             position_bytes += length_bytes as u64;
         }
-        store.flush().await?;
+        flush_since(store, failures_before).await?;
         Ok(written)
     }
 

@@ -138,6 +138,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn flush_failures(&self) -> u64 {
+        0
+    }
+
     async fn flush(&self) -> Result<()> {
         if self.fails() {
             return Err(Error::new(ErrorKind::Io, "flush", "store"));

@@ -23,8 +23,7 @@ pub struct SegmentRecord {
 }
 
 /// Everything the catalog knows.
-#[derive(Debug, PartialEq, Eq, Default)]
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct State {
     /// The volume's own facts.
     pub volume: VolumeFacts,

@@ -120,7 +120,7 @@ impl<D: Disk> Lane<D> {
             if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
                 let result = self.write_origin(offset, &content, durable).await;
                 drop(passage);
-                return result;
+                return self.volume.record_if_flush_failed(&self.disks, result).await;
             }
             drop(passage);
             // Nobody waits for a save or for a restore with the watch's lock in hand: both write watched blocks too.
@@ -165,13 +165,13 @@ impl<D: Disk> Lane<D> {
             Content::Data(data) if durable => {
                 self.volume.refuse_after_failed_flush()?;
                 let result = origin.write_durable(offset, data).await;
-                self.volume.latch_failed_flush(&self.disks, result).await
+                self.volume.latch_failed_flush(result)
             }
             Content::Data(data) => origin.write(offset, data).await,
             Content::Zeroes { length_bytes, may_unmap } => {
                 origin.write_zeroes(offset, length_bytes, may_unmap).await?;
                 if durable {
-                    self.volume.flush_origin(&self.disks).await?;
+                    self.volume.flush_origin_unrecorded(&self.disks).await?;
                 }
                 Ok(())
             }

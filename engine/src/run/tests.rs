@@ -78,6 +78,10 @@ impl Disk for MemoryDisk {
     async fn discard(&self, _: u64, _: u64) -> Result<()> {
         panic!("a run discards nothing")
     }
+    fn flush_failures(&self) -> u64 {
+        0
+    }
+
     async fn flush(&self) -> Result<()> {
         self.flushed_writes.set(self.writes.get());
         Ok(())

@@ -6,7 +6,7 @@
 //! - Nothing may refer to the run before `finish` returned: it ends with a flush of the store.
 //! - A writer that failed once is of no use; its run id must not be used again.
 
-use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
+use crate::disk::{aligned_buffer, flush_since, AlignedBuffer, Disk};
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::run::cursor::WINDOW_PAGES;
@@ -43,6 +43,8 @@ pub struct RunWriter {
     first_block: u64,
     last_epoch: Epoch,
     last_key: Option<Key>,
+    /// Flushes of the store that had failed when the first page was written.
+    flush_failures_before: Option<u64>,
     /// A write failed, or was given up half-way.
     failed: bool,
 }
@@ -77,6 +79,7 @@ impl RunWriter {
             first_block: 0,
             last_epoch: first_epoch,
             last_key: None,
+            flush_failures_before: None,
             failed: false,
         }
     }
@@ -114,7 +117,7 @@ impl RunWriter {
         }
         self.place_inner_rest(disk).await?;
         self.write_window(disk).await?;
-        disk.flush().await?;
+        flush_since(disk, self.flush_failures_before.unwrap_or_else(|| disk.flush_failures())).await?;
 
         let RunShape { pages, height } = pages_for(self.entries);
         assert_eq!(self.pages, pages, "the shape follows from the number of entries");
@@ -214,6 +217,7 @@ impl RunWriter {
             return Ok(());
         }
         self.failed = true;
+        self.flush_failures_before.get_or_insert_with(|| disk.flush_failures());
         disk.write(self.layout.page_address_bytes(self.window_start), &self.window[..length_bytes]).await?;
         self.failed = false;
         self.window_start = self.pages;

@@ -89,6 +89,8 @@ pub(super) struct Device {
     pub(super) deferred: bool,
     /// The machine is gone: nothing is transferred any more and nobody waits.
     pub(super) dead: bool,
+    /// Flushes that failed.
+    pub(super) flush_failures: u64,
     visible: Image,
     durable: Image,
     volatile: Vec<Volatile>,
@@ -108,6 +110,7 @@ impl Device {
             counts: IoCounts::default(),
             deferred: false,
             dead: false,
+            flush_failures: 0,
             visible: Image::default(),
             durable: Image::default(),
             volatile: Vec::new(),
@@ -240,6 +243,7 @@ impl Device {
                 self.mark_completed(flight.submitted, completed);
             }
             Request::Flush => {
+                self.flush_failures += 1;
                 for write in &mut self.volatile {
                     // As kernels do: pages of a failed write-back are marked clean and never written again.
                     let covered = write.completed.is_some_and(|completed| completed < flight.submitted);

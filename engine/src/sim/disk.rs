@@ -8,7 +8,7 @@
 use super::device::{Device, Outcome, Request};
 use super::faults::Fault;
 use super::image::Content;
-use crate::disk::Disk;
+use crate::disk::{flush_since, Disk};
 use crate::error::{Error, Result};
 use std::future::Future;
 use std::pin::Pin;
@@ -169,9 +169,10 @@ impl SimDisk {
 
     async fn store(&self, operation: &'static str, offset_bytes: u64, content: Content, durable: bool) -> Result<()> {
         let fua = durable && self.device().options.has_fua;
+        let failures_before = self.flush_failures();
         self.transfer(operation, Request::Write { offset_bytes, content, durable: fua }).await?;
         if durable && !fua {
-            self.flush().await?;
+            flush_since(self, failures_before).await?;
         }
         Ok(())
     }
@@ -219,6 +220,10 @@ impl Disk for SimDisk {
 
     async fn flush(&self) -> Result<()> {
         self.transfer("flush", Request::Flush).await.map(drop)
+    }
+
+    fn flush_failures(&self) -> u64 {
+        self.device().flush_failures
     }
 }
 

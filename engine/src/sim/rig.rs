@@ -10,7 +10,6 @@ use crate::disk::{aligned_buffer, Disks};
 use crate::error::Result;
 use crate::lane::Lane;
 use crate::snapshot::{Consistency, Snapshot, SnapshotName, SnapshotOptions};
-use crate::units::Epoch;
 use crate::volume::{self, Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -35,10 +34,9 @@ impl StateDirectory {
 }
 
 impl BrokenLog for StateDirectory {
-    fn record(&self, through: Epoch, reason: &str) -> bool {
+    fn record(&self, elsewhere: &BrokenElsewhere) -> bool {
         if !self.failing {
-            let recorded = BrokenElsewhere { through, reason: reason.to_owned() };
-            *self.recorded.lock().expect("no holder of this lock panics") = Some(recorded);
+            *self.recorded.lock().expect("no holder of this lock panics") = Some(elsewhere.clone());
         }
         !self.failing
     }

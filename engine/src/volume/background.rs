@@ -69,7 +69,7 @@ impl Volume {
 
     /// Entries that no run holds yet.
     pub(crate) fn entries_in_memory(&self) -> usize {
-        self.view_now().maps.iter().map(|map| map.len()).sum()
+        self.with_view(|view| view.maps.iter().map(|map| map.len()).sum())
     }
 
     /// Resolves when there may be background work. Take it before the step that found nothing.

@@ -11,6 +11,7 @@ use crate::run::{pages_for, Run, RunLayout};
 use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
 use crate::volume::read::verify;
 use crate::volume::seal::run_meta;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// What to check.
@@ -35,24 +36,33 @@ struct Checker<'a, D> {
     places: SegmentPlaces,
     horizon: Epoch,
     options: CheckOptions,
+    /// Set while somebody waits for segments that the check keeps from being used again.
+    cut_short: &'a AtomicBool,
     findings: Vec<Finding>,
 }
 
 /// Checks a store that no volume has open. An error only where its superblock or catalog cannot be read at all.
 pub async fn check_store<D: Disk>(store: &D, options: CheckOptions) -> Result<Vec<Finding>> {
     let catalog = Catalog::open(store).await?;
-    check_catalog(store, &catalog, options).await
-}
-
-async fn check_catalog<D: Disk>(store: &D, catalog: &Catalog, options: CheckOptions) -> Result<Vec<Finding>> {
-    let (geometry, state) = (catalog.superblock().geometry, catalog.state());
+    let geometry = catalog.superblock().geometry;
     let places =
         SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes: u64::from(geometry.segment_bytes) };
+    check_state(store, catalog.state(), catalog.repairs(), places, options, &AtomicBool::new(false)).await
+}
+
+async fn check_state<D: Disk>(
+    store: &D,
+    state: &State,
+    repairs: u64,
+    places: SegmentPlaces,
+    options: CheckOptions,
+    cut_short: &AtomicBool,
+) -> Result<Vec<Finding>> {
     let whole = |record: &&crate::format::item::SnapshotRecord| record.broken.is_none();
     let horizon = state.snapshots.values().find(whole).map_or(super::seal::NO_EPOCH, |record| record.epoch);
-    let mut checker = Checker { store, state, places, horizon, options, findings: Vec::new() };
-    if catalog.repairs() > 0 {
-        let sentence = format!("{} damaged copies in the catalog; the other copies were used", catalog.repairs());
+    let mut checker = Checker { store, state, places, horizon, options, cut_short, findings: Vec::new() };
+    if repairs > 0 {
+        let sentence = format!("{repairs} damaged copies in the catalog; the other copies were used");
         checker.findings.push(Finding { serious: false, sentence });
     }
     for (run, segments) in state.segments_by_run() {
@@ -61,6 +71,10 @@ async fn check_catalog<D: Disk>(store: &D, catalog: &Catalog, options: CheckOpti
     for record in state.snapshots.values().filter(|record| record.broken.is_some()) {
         let sentence = format!("snapshot {} is broken: {}", record.name, record.reason);
         checker.findings.push(Finding { serious: true, sentence });
+    }
+    if cut_short.load(Ordering::Relaxed) {
+        let sentence = "the store became full and the check was cut short; check again later".to_string();
+        checker.findings.push(Finding { serious: false, sentence });
     }
     Ok(checker.findings)
 }
@@ -94,7 +108,7 @@ impl<D: Disk> Checker<'_, D> {
         };
         let mut cursor = run.scan_all();
         let mut image = aligned_buffer(BLOCK_BYTES);
-        loop {
+        while !self.cut_short.load(Ordering::Relaxed) {
             match cursor.next(self.store).await {
                 Ok(Some(entry)) => self.check_entry(&entry, &mut image).await,
                 Ok(None) => return,
@@ -131,11 +145,13 @@ impl<D: Disk> Checker<'_, D> {
 }
 
 impl Volume {
-    /// Checks the store while the volume is in use. Control operations wait meanwhile; I/O does not, but for lanes
-    /// that need a new segment.
+    /// Checks the store, as it is now, while the volume is in use. Nobody waits for it: should its reading keep
+    /// segments from being used again that somebody needs, it is cut short and says so.
     pub async fn check<D: Disk>(&self, store: &D, options: CheckOptions) -> Result<Vec<Finding>> {
-        let _operation = self.operations.lock().await;
-        let ledger = self.ledger.lock().await;
-        check_catalog(store, &ledger.catalog, options).await
+        let (state, repairs, _view) = {
+            let ledger = self.ledger.lock().await;
+            (ledger.catalog.state().clone(), ledger.catalog.repairs(), self.view_now())
+        };
+        check_state(store, &state, repairs, self.places, options, &self.room_wanted).await
     }
 }

@@ -29,7 +29,7 @@ impl Volume {
         options: SnapshotOptions,
         deadline: &Deadline,
     ) -> Result<Snapshot> {
-        let _operation = self.operations.lock().await;
+        let _operation = deadline.bound(self.operations.lock()).await.ok_or_else(timed_out)?;
         self.refuse_closed("snapshot")?;
         self.restore.refuse("snapshot")?;
         self.cut(disks, name, options, false, deadline).await
@@ -45,7 +45,7 @@ impl Volume {
         deadline: &Deadline,
     ) -> Result<Snapshot> {
         self.flush_origin(disks).await?;
-        let mut ledger = self.ledger.lock().await;
+        let mut ledger = deadline.bound(self.ledger.lock()).await.ok_or_else(timed_out)?;
         refuse_duplicate(&ledger, name)?;
         let next = self.prepare_epoch(self.size_blocks(), true);
         let snapshot = Snapshot {
@@ -91,14 +91,10 @@ impl Volume {
 
     /// With the gate closed: waits for origin writes in flight, then makes them durable, within the deadline.
     async fn drain_and_flush<D: Disk>(&self, disks: &Disks<D>, deadline: &Deadline) -> Result<()> {
-        let timed_out = || {
-            let message = "the deadline passed before the writes in flight were done; no snapshot was taken, try again";
-            Error::new(ErrorKind::TimedOut, "snapshot", "origin").saying(message)
-        };
         if !self.gate.drain(deadline).await || deadline.expired() {
             return Err(timed_out());
         }
-        match select(pin!(self.flush_origin(disks)), pin!(deadline.wait())).await {
+        match select(pin!(self.flush_origin_unrecorded(disks)), pin!(deadline.wait())).await {
             Either::Left((result, _)) => result,
             Either::Right((_, flush)) => {
                 // The flush cannot be taken back, but writes need not wait for it.
@@ -109,6 +105,11 @@ impl Volume {
             }
         }
     }
+}
+
+fn timed_out() -> Error {
+    let message = "the deadline passed before the writes in flight were done; no snapshot was taken, try again";
+    Error::new(ErrorKind::TimedOut, "snapshot", "origin").saying(message)
 }
 
 fn refuse_duplicate(ledger: &super::ledger::Ledger, name: &SnapshotName) -> Result<()> {

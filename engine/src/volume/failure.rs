@@ -12,19 +12,34 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::units::{Epoch, SegmentIndex};
+use std::sync::atomic::Ordering;
+
+/// What came of making room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It is there.
+    Made,
+    /// Readers hold it. Who needs it waits, without the ledger, for [`Volume::views_left`].
+    Coming,
+}
 
 impl Volume {
     /// Makes sure that `segments` are free, by sealing and freeing what is dead, and then by breaking snapshots,
-    /// oldest first. Fails with `NoSpace` when there is nothing left to break.
+    /// oldest first. Nothing breaks for what readers are about to leave. Fails with `NoSpace` when there is nothing
+    /// left to break.
     pub(crate) async fn make_room<D: Disk>(
         &self,
         ledger: &mut Ledger,
         disks: &Disks<D>,
         segments: usize,
-    ) -> Result<()> {
+    ) -> Result<Room> {
         while ledger.free_count() < segments {
             if self.release_retired(ledger) || self.free_dead(ledger, disks).await? {
                 continue;
+            }
+            if ledger.free_count() + self.retired_count() >= segments {
+                self.room_wanted.store(true, Ordering::Relaxed);
+                return Ok(Room::Coming);
             }
             let oldest = ledger.whole().next();
             if oldest.is_some() && oldest == self.restore.target() {
@@ -44,7 +59,8 @@ impl Volume {
                 return Err(Error::new(ErrorKind::NoSpace, "save old content", "store").saying(message));
             }
         }
-        Ok(())
+        self.room_wanted.store(false, Ordering::Relaxed);
+        Ok(Room::Made)
     }
 
     /// A save failed for good. Breaks every snapshot, so that production can go on without saving. Fails only where
@@ -95,7 +111,12 @@ impl Volume {
             .collect();
         for some in items.chunks(64) {
             if let Err(error) = ledger.catalog.append(&disks.store, some).await {
-                if !self.broken_log.record(last.min(self.active_epoch().number), sentence) {
+                let through = last.min(self.active_epoch().number);
+                let recorded = self.record_elsewhere(|elsewhere| {
+                    elsewhere.through = elsewhere.through.max(through);
+                    elsewhere.reason = sentence.to_owned();
+                });
+                if !recorded {
                     return Err(error);
                 }
                 ledger.in_memory(some);
@@ -133,13 +154,13 @@ impl Volume {
             ledger.may_be_dead = false;
             return Ok(changed);
         }
-        let view = self.view_now();
         let mut segments = data;
-        for run in view.runs.iter().filter(|run| runs.contains(&run.meta().run)) {
-            segments.extend(&run.layout().segments);
-        }
+        self.with_view(|view| {
+            for run in view.runs.iter().filter(|run| runs.contains(&run.meta().run)) {
+                segments.extend(&run.layout().segments);
+            }
+        });
         segments.sort_unstable();
-        drop(view);
         let mut items = ledger.segment_items(&segments, SegmentState::Free, 0);
         items.extend(runs.iter().map(|&run| Item::RunDelete { run }));
         ledger.catalog.append(&disks.store, &items).await?;

@@ -5,23 +5,26 @@
 //!   lost then, a later success would hide.
 //! - The latch is in the catalog, so that it outlives the process.
 
-use super::Volume;
+use super::{BrokenElsewhere, Volume};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
 use std::sync::atomic::Ordering;
 
 impl Volume {
-    /// Makes durable what completed on the origin, or fails for good.
+    /// Makes durable what completed on the origin, or fails for good. The failure is recorded before it is reported.
+    /// Not for holders of the ledger and not inside the gate: see [`Volume::flush_origin_unrecorded`].
     pub(crate) async fn flush_origin<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        let result = self.flush_origin_unrecorded(disks).await;
+        self.record_if_flush_failed(disks, result).await
+    }
+
+    /// The same, but the caller records a failure once it has left the gate or has the ledger to do so.
+    pub(crate) async fn flush_origin_unrecorded<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         self.refuse_after_failed_flush()?;
-        match disks.origin.flush().await {
-            Ok(()) => self.refuse_after_failed_flush(),
-            Err(error) => {
-                let error = Error::new(ErrorKind::FlushFailed, "flush", "origin").caused_by(error);
-                self.latch_failed_flush(disks, Err(error)).await
-            }
-        }
+        let result = disks.origin.flush().await;
+        self.latch_failed_flush(result)?;
+        self.refuse_after_failed_flush()
     }
 
     pub(crate) fn refuse_after_failed_flush(&self) -> Result<()> {
@@ -33,15 +36,22 @@ impl Volume {
         Err(Error::new(ErrorKind::FlushFailed, "flush", "origin").saying(message))
     }
 
-    /// Passes a result on; a failed flush is latched first.
-    pub(crate) async fn latch_failed_flush<D: Disk>(&self, disks: &Disks<D>, result: Result<()>) -> Result<()> {
-        let failed = matches!(&result, Err(error) if error.kind() == ErrorKind::FlushFailed);
-        if failed && !self.flush_failed.swap(true, Ordering::SeqCst) {
-            // A cut flushes while it holds the ledger: then the latch is written by the next background step.
-            if let Some(mut ledger) = self.ledger.try_lock() {
-                self.record_failed_flush(&mut ledger, disks).await;
+    /// Passes a result on; after a failed flush no flush of this process succeeds any more.
+    pub(crate) fn latch_failed_flush(&self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::FlushFailed => {
+                self.flush_failed.store(true, Ordering::SeqCst);
+                self.work.notify();
+                Err(Error::new(ErrorKind::FlushFailed, "flush", "origin").caused_by(error))
             }
-            self.work.notify();
+            result => result,
+        }
+    }
+
+    /// Passes a result on; a failed flush is in the catalog first.
+    pub(crate) async fn record_if_flush_failed<D: Disk>(&self, disks: &Disks<D>, result: Result<()>) -> Result<()> {
+        if matches!(&result, Err(error) if error.kind() == ErrorKind::FlushFailed) {
+            self.record_failed_flush(&mut *self.ledger.lock().await, disks).await;
         }
         result
     }
@@ -59,9 +69,16 @@ impl Volume {
         let items = [Item::Volume(VolumeFacts { flush_failed: true, ..volume })];
         if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
             tracing::error!(%error, "the failed flush could not be recorded in the store");
-            self.broken_log.record(volume.active_epoch, "a flush of the origin failed");
+            self.record_elsewhere(|elsewhere| elsewhere.flush_failed = true);
             ledger.in_memory(&items);
         }
         true
+    }
+
+    /// Records in the state directory what the store does not take. False where that failed, too.
+    pub(crate) fn record_elsewhere(&self, change: impl FnOnce(&mut BrokenElsewhere)) -> bool {
+        let mut elsewhere = self.elsewhere.lock().expect("no holder of this lock panics");
+        change(&mut elsewhere);
+        self.broken_log.record(&elsewhere)
     }
 }

@@ -6,6 +6,7 @@
 //!   written there: after a crash nothing refers to it.
 //! - Broken snapshots are always the oldest ones.
 
+use super::failure::Room;
 use super::seal::Frozen;
 use super::Volume;
 use crate::catalog::Catalog;
@@ -158,6 +159,7 @@ impl Volume {
     /// waiting for the catalog.
     pub(crate) async fn take_segment<D: Disk>(&self, disks: &Disks<D>, lane: u16) -> Result<Handed> {
         loop {
+            let view_left = self.views_left.listen();
             {
                 let reserve = &self.lanes[lane as usize].reserve;
                 let mut reserve = reserve.lock().expect("no holder of this lock panics");
@@ -169,12 +171,18 @@ impl Volume {
                 }
             }
             let mut ledger = self.ledger.lock().await;
-            self.top_up_reserve(&mut ledger, disks, lane, true).await?;
+            let topped_up = self.top_up_reserve(&mut ledger, disks, lane, true).await?;
+            drop(ledger);
+            let is_empty = self.lanes[lane as usize].reserve.lock().expect("no holder of this lock panics").is_empty();
+            if !topped_up && is_empty {
+                view_left.await;
+            }
         }
     }
 
     /// Tops the lane's reserve up. `must`: at least one segment, breaking the oldest snapshots for it if the store is
-    /// full; otherwise only from what is free. True if it did something.
+    /// full; otherwise only from what is free. True if it did something; with `must` false only where readers hold what
+    /// is free.
     pub(crate) async fn top_up_reserve<D: Disk>(
         &self,
         ledger: &mut Ledger,
@@ -188,7 +196,9 @@ impl Volume {
         }
         if must && held == 0 {
             let needed = 1 + ledger.kept_for_runs;
-            self.make_room(ledger, disks, needed).await?;
+            if self.make_room(ledger, disks, needed).await? == Room::Coming {
+                return Ok(false);
+            }
         }
         // Never more than an eighth of what is free goes to one lane: small stores are shared fairly.
         let spare = ledger.free_count().saturating_sub(ledger.kept_for_runs);

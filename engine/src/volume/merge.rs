@@ -8,25 +8,26 @@
 //!   reads does not grow with what is saved.
 
 use super::ledger::{Groups, Ledger};
+use super::retire::ViewGuard;
 use super::seal::run_items;
 use super::Volume;
 use crate::disk::{Disk, Disks};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState};
 use crate::run::{pages_for, Cursor, Merge, Merged, Run, RunLayout, RunWriter};
 use crate::units::{Epoch, SegmentIndex};
-use crate::view::View;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// Runs that pile up before they are merged.
 const FAN_OUT: usize = 4;
 
 /// What is to be merged, decided under the ledger's lock.
-struct Plan {
+struct Plan<'a> {
     /// Keeps the segments of the sources from being handed out again.
-    view: Arc<View>,
+    view: ViewGuard<'a>,
     window: Range<usize>,
     groups: Groups,
     /// Epochs all of whose entries are in the sources.
@@ -35,7 +36,7 @@ struct Plan {
     layout: RunLayout,
 }
 
-impl Plan {
+impl Plan<'_> {
     fn sources(&self) -> &[Arc<Run>] {
         &self.view.runs[self.window.clone()]
     }
@@ -56,13 +57,21 @@ impl Volume {
             }
             Err(error) => {
                 ledger.give_back(plan.layout.segments.iter().copied());
-                Err(error)
+                // It gave way and is planned anew when there is room.
+                if error.kind() == ErrorKind::Busy {
+                    Ok(true)
+                } else {
+                    Err(error)
+                }
             }
         }
     }
 
-    async fn plan_merge(&self) -> Option<Plan> {
+    async fn plan_merge(&self) -> Option<Plan<'_>> {
         let mut ledger = self.ledger.lock().await;
+        if self.room_wanted.load(Ordering::Relaxed) {
+            return None;
+        }
         let view = self.view_now();
         let youngest = ledger.whole().next_back()?;
         // Behind this index lie the runs of the youngest snapshot's epochs.
@@ -93,7 +102,7 @@ impl Volume {
     async fn write_merged<D: Disk>(
         &self,
         disks: &Disks<D>,
-        plan: &Plan,
+        plan: &Plan<'_>,
     ) -> Result<(Option<Run>, Vec<SegmentIndex>, BTreeMap<SegmentIndex, u64>)> {
         let first_epoch = plan.sources()[0].meta().first_epoch;
         let entries = plan.sources().iter().map(|run| run.meta().entries).sum();
@@ -106,6 +115,9 @@ impl Volume {
             group.is_some() && before.is_none_or(|before| plan.groups.of(before.epoch) != group)
         };
         while let Some(merged) = merge.next(&disks.store, &mut keep).await? {
+            if self.room_wanted.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Busy, "merge", "store").saying("somebody needs the room it holds"));
+            }
             let Merged::Kept(entry) = merged else { continue };
             writer.push(&disks.store, entry).await?;
             if entry.address != crate::entry::UNREADABLE {
@@ -123,7 +135,7 @@ impl Volume {
         &self,
         ledger: &mut Ledger,
         disks: &Disks<D>,
-        plan: &Plan,
+        plan: &Plan<'_>,
         run: Option<Run>,
         live: &BTreeMap<SegmentIndex, u64>,
     ) -> Result<()> {

@@ -95,12 +95,18 @@ pub struct Volume {
     pub(crate) cache: PageCache,
     pub(crate) watch: Watch,
     pub(crate) restore: RestoreState,
+    /// Somebody waits for segments that readers of older views still hold: long readers are to leave.
+    pub(crate) room_wanted: AtomicBool,
+    /// Notified when a reader lets go of a view.
+    pub(crate) views_left: Signal,
     pub(crate) stats: Counters,
     /// There may be background work.
     pub(crate) work: Signal,
     /// What could not go on may try again.
     pub(crate) retry: Signal,
     pub(crate) broken_log: Box<dyn BrokenLog>,
+    /// What was recorded there in this session.
+    pub(crate) elsewhere: Mutex<BrokenElsewhere>,
     size_bytes: AtomicU64,
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
@@ -126,10 +132,6 @@ impl Volume {
 
     pub(crate) fn active_epoch(&self) -> Arc<EpochState> {
         self.active.read().expect("no holder of this lock panics").clone()
-    }
-
-    pub(crate) fn view_now(&self) -> Arc<View> {
-        self.view.read().expect("no holder of this lock panics").clone()
     }
 
     pub(crate) fn lane_count(&self) -> u16 {

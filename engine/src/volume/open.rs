@@ -46,7 +46,8 @@ impl Volume {
         let recovered = recover(&disks.store, &catalog, places).await?;
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
-        let watch = install(disks, &mut ledger, places, recovered, breaks, options.accept).await?;
+        let latched = options.broken_elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.flush_failed);
+        let watch = install(disks, &mut ledger, places, recovered, breaks, latched, options.accept).await?;
         ledger
             .catalog
             .superblock_update(&disks.store, |superblock| {
@@ -61,13 +62,28 @@ impl Volume {
         Ok(Arc::new(volume))
     }
 
-    /// Blocks saved since the youngest whole snapshot need not be saved again.
+    /// Blocks saved since the youngest whole snapshot need not be saved again. A damaged run does not keep the volume
+    /// from being used: what depends on it is broken.
     async fn load_needed<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        while let Err((last_epoch, error)) = self.load_needed_once(disks).await {
+            if error.kind() != ErrorKind::Corrupt || self.restore.target().is_some_and(|target| target <= last_epoch) {
+                return Err(error);
+            }
+            tracing::error!(%error, "the index is damaged");
+            let mut ledger = self.ledger.lock().await;
+            let sentence = "a part of the index is damaged";
+            self.break_through(&mut ledger, disks, last_epoch, BrokenReason::RecordLost, sentence).await?;
+            while self.free_dead(&mut ledger, disks).await? {}
+        }
+        Ok(())
+    }
+
+    async fn load_needed_once<D: Disk>(&self, disks: &Disks<D>) -> std::result::Result<(), (Epoch, Error)> {
         let Some(youngest) = self.ledger.lock().await.whole().next_back() else { return Ok(()) };
         let (active, view) = (self.active_epoch(), self.view_now());
         for run in view.runs.iter().filter(|run| run.meta().last_epoch >= youngest) {
             let mut cursor = run.scan_all();
-            while let Some(entry) = cursor.next(&disks.store).await? {
+            while let Some(entry) = cursor.next(&disks.store).await.map_err(|error| (run.meta().last_epoch, error))? {
                 if entry.epoch >= youngest {
                     active.needed.settle_unclaimed(entry.block);
                 }
@@ -120,7 +136,7 @@ async fn reasons_to_break<D: Disk>(disks: &Disks<D>, catalog: &Catalog, options:
     let Accept { changed_origin, other_host, .. } = options.accept;
     let mut breaks = Vec::new();
     let mut broken_through = Epoch(0);
-    if let Some(BrokenElsewhere { through, reason }) = &options.broken_elsewhere {
+    if let Some(BrokenElsewhere { through, reason, .. }) = &options.broken_elsewhere {
         broken_through = *through;
         breaks.push(Break { through: *through, reason: BrokenReason::StoreFailed, sentence: reason.clone() });
     }
@@ -161,6 +177,7 @@ async fn install<D: Disk>(
     places: SegmentPlaces,
     recovered: Recovered,
     mut breaks: Vec<Break>,
+    latched_elsewhere: bool,
     accept: Accept,
 ) -> Result<Watch> {
     if let Some(through) = recovered.lost_through {
@@ -182,7 +199,7 @@ async fn install<D: Disk>(
     let facts = ledger.catalog.state().volume;
     let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
     let active_epoch = facts.active_epoch.max(youngest);
-    let latched = facts.flush_failed && !accept.failed_flush;
+    let latched = (facts.flush_failed || latched_elsewhere) && !accept.failed_flush;
     let flushed = disks.origin.flush().await;
     if let Err(error) = &flushed {
         tracing::error!(%error, "the origin cannot be flushed");
@@ -324,10 +341,13 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         cache: PageCache::new(options.limits.cache_pages),
         watch,
         restore: RestoreState::new(restore),
+        room_wanted: AtomicBool::new(false),
+        views_left: Default::default(),
         stats: Default::default(),
         work: Default::default(),
         retry: Default::default(),
         broken_log: options.broken_log,
+        elsewhere: Mutex::default(),
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),

@@ -64,18 +64,19 @@ impl Default for Limits {
 /// Where it is recorded that snapshots are broken when the store cannot take it any more (law 3): the state
 /// directory. Called rarely; may block.
 pub trait BrokenLog: Send + Sync {
-    /// Records durably that the snapshots of this volume up to an epoch are broken, with the reason, in place of what
-    /// was recorded before. False where that failed.
-    fn record(&self, through: Epoch, reason: &str) -> bool;
+    /// Records durably what the store does not take, in place of what was recorded before. False where that failed.
+    fn record(&self, elsewhere: &BrokenElsewhere) -> bool;
 }
 
 /// What was recorded in a [`BrokenLog`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BrokenElsewhere {
     /// Snapshots of this epoch and of older ones are broken; younger ones were taken when the store worked again.
     pub through: Epoch,
     /// Why, in a sentence for people.
     pub reason: String,
+    /// A flush of the origin failed.
+    pub flush_failed: bool,
 }
 
 /// How to open a volume.

@@ -115,10 +115,23 @@ impl Volume {
         let snapshot = self.cut(disks, before, options, true, deadline).await?;
         let mut ledger = self.ledger.lock().await;
         let (target_epoch, before_epoch) = (target.pin.epoch, snapshot.epoch);
+        if ledger.snapshot(name)?.broken.is_some() {
+            let message = format!("snapshot {name} broke while the state before was cut; the volume is as it was");
+            return Err(Error::new(ErrorKind::Broken, "restore", "store").saying(message));
+        }
         let item = Item::RestorePut { target_epoch, before_epoch, cursor_block: 0 };
-        ledger.catalog.append(&disks.store, &[item]).await?;
+        ledger.catalog.admit(std::slice::from_ref(&item))?;
+        let result = ledger.catalog.append(&disks.store, std::slice::from_ref(&item)).await;
+        if result.is_err() {
+            // In doubt. It has begun, so that the volume shows the same should it reappear after a crash.
+            ledger.in_memory(std::slice::from_ref(&item));
+        }
         self.restore.set(ledger.catalog.state().restore.clone());
         self.work.notify();
+        result.map_err(|error| {
+            let message = "the store did not confirm it; the restore has begun and goes on when the store works again";
+            Error::new(error.kind(), "restore", "store").saying(message).caused_by(error)
+        })?;
         Ok(snapshot)
     }
 

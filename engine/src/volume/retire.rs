@@ -7,8 +7,10 @@
 
 use super::ledger::Ledger;
 use super::Volume;
+use crate::signal::Signal;
 use crate::units::SegmentIndex;
 use crate::view::View;
+use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 /// What one replacement of the view left behind.
@@ -17,7 +19,45 @@ pub(crate) struct Retired {
     segments: Vec<SegmentIndex>,
 }
 
+/// A reader's hold on a view. When it goes, whoever waits for segments looks again.
+pub(crate) struct ViewGuard<'a> {
+    view: Option<Arc<View>>,
+    left: &'a Signal,
+}
+
+impl Deref for ViewGuard<'_> {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        self.view.as_ref().expect("the view goes with the guard")
+    }
+}
+
+impl Drop for ViewGuard<'_> {
+    fn drop(&mut self) {
+        self.view = None;
+        self.left.notify();
+    }
+}
+
 impl Volume {
+    /// The view as it is now. Held for as long as what it names is read, and never while waiting for anything else
+    /// than reads of the disks: writers may wait for its end.
+    pub(crate) fn view_now(&self) -> ViewGuard<'_> {
+        let view = self.view.read().expect("no holder of this lock panics").clone();
+        ViewGuard { view: Some(view), left: &self.views_left }
+    }
+
+    /// Looks at the view without holding it.
+    pub(crate) fn with_view<T>(&self, look: impl FnOnce(&View) -> T) -> T {
+        look(&self.view.read().expect("no holder of this lock panics"))
+    }
+
+    /// Segments that are free once readers have left.
+    pub(crate) fn retired_count(&self) -> usize {
+        self.retired.lock().expect("no holder of this lock panics").iter().map(|retired| retired.segments.len()).sum()
+    }
+
     /// Replaces the view. `segments` are those that only older views name.
     pub(crate) fn replace_view(&self, segments: Vec<SegmentIndex>, change: impl FnOnce(&mut View)) {
         let mut slot = self.view.write().expect("no holder of this lock panics");

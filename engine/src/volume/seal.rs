@@ -6,6 +6,7 @@
 //! - One catalog record installs the run, turns the lanes' finished segments into data segments, and says up to which
 //!   record each lane is covered; until then recovery reads the records themselves.
 
+use super::failure::Room;
 use super::ledger::Ledger;
 use super::Volume;
 use crate::disk::{Disk, Disks};
@@ -43,6 +44,15 @@ impl Frozen {
     }
 }
 
+/// What came of asking for segments.
+enum Allocated {
+    Layout(RunLayout),
+    /// Making room sealed or freed something: what was to be written may not be needed any more.
+    LookAgain,
+    /// Readers hold what is free.
+    Coming,
+}
+
 impl Volume {
     /// Freezes the active epoch's map when it is large. True if it did.
     pub(crate) fn spill_when_large(&self, ledger: &mut Ledger, entries: usize) -> bool {
@@ -63,6 +73,7 @@ impl Volume {
 
     /// Writes the oldest frozen map as a run. True if there was one.
     pub(crate) async fn seal_next<D: Disk>(&self, disks: &Disks<D>) -> Result<bool> {
+        let view_left = self.views_left.listen();
         let mut ledger = self.ledger.lock().await;
         let Some(frozen) = ledger.to_seal.front().filter(|frozen| frozen.is_final()).cloned() else {
             return Ok(false);
@@ -72,8 +83,14 @@ impl Volume {
             return Ok(true);
         }
         let entries = frozen.map.sorted();
-        let Some(layout) = self.allocate_run(&mut ledger, disks, entries.len() as u64).await? else {
-            return Ok(true);
+        let layout = match self.allocate_run(&mut ledger, disks, entries.len() as u64).await? {
+            Allocated::Layout(layout) => layout,
+            Allocated::LookAgain => return Ok(true),
+            Allocated::Coming => {
+                drop(ledger);
+                view_left.await;
+                return Ok(true);
+            }
         };
         let run = ledger.next_run();
         drop(ledger);
@@ -97,23 +114,21 @@ impl Volume {
         Ok(true)
     }
 
-    /// Segments for a run of so many entries, making room if need be. `None`: making room sealed or freed something,
-    /// so look again.
-    async fn allocate_run<D: Disk>(
-        &self,
-        ledger: &mut Ledger,
-        disks: &Disks<D>,
-        entries: u64,
-    ) -> Result<Option<RunLayout>> {
+    /// Segments for a run of so many entries, making room if need be.
+    async fn allocate_run<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>, entries: u64) -> Result<Allocated> {
         let count = RunLayout::segments_for(pages_for(entries).pages, self.places.segment_bytes) as usize;
-        if ledger.free_count() < count {
-            return match self.make_room(ledger, disks, count).await {
-                // The last snapshot had to go: nobody needs the run any more.
-                Err(error) if error.kind() == ErrorKind::NoSpace && ledger.horizon() == NO_EPOCH => Ok(None),
-                result => result.map(|()| None),
-            };
+        if ledger.free_count() >= count {
+            return Ok(Allocated::Layout(self.run_layout(ledger.take(count))));
         }
-        Ok(Some(self.run_layout(ledger.take(count))))
+        match self.make_room(ledger, disks, count).await {
+            Ok(Room::Coming) => Ok(Allocated::Coming),
+            Ok(Room::Made) => Ok(Allocated::LookAgain),
+            // The last snapshot had to go: nobody needs the run any more.
+            Err(error) if error.kind() == ErrorKind::NoSpace && ledger.horizon() == NO_EPOCH => {
+                Ok(Allocated::LookAgain)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn run_layout(&self, segments: Vec<SegmentIndex>) -> RunLayout {

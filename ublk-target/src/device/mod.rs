@@ -80,9 +80,20 @@ pub struct Device {
     kind: DeviceKind,
     size_bytes: AtomicU64,
     limits: Limits,
+    flush_failures: AtomicU64,
 }
 
 impl Device {
+    /// Remembers that a flush failed, for everybody who uses the device.
+    pub fn count_failed_flush(&self) {
+        self.flush_failures.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many flushes failed.
+    pub fn flush_failures(&self) -> u64 {
+        self.flush_failures.load(Ordering::SeqCst)
+    }
+
     /// Opens the device at `path`. Errors name the device, who holds it, and what to do.
     pub fn open(path: &Path, access: Access) -> Result<Arc<Device>> {
         let wait_ms = if let Access::Exclusive { wait_ms } = access { wait_ms } else { 0 };
@@ -120,7 +131,8 @@ impl Device {
                 .saying("the device does not tell its sector size, or refuses direct I/O")
                 .caused_by(source)
         })?;
-        let device = Device { path: path.to_owned(), file, kind, size_bytes: AtomicU64::new(0), limits };
+        let (size_bytes, flush_failures) = Default::default();
+        let device = Device { path: path.to_owned(), file, kind, size_bytes, limits, flush_failures };
         device.refresh_size()?;
         Ok(device)
     }

@@ -69,6 +69,10 @@ impl Disk for MemoryDisk {
         self.change(offset_bytes, length_bytes, |content| content.fill(0xdd)).await
     }
 
+    fn flush_failures(&self) -> u64 {
+        0
+    }
+
     async fn flush(&self) -> Result<()> {
         tokio::task::yield_now().await;
         Ok(())
