@@ -7,9 +7,10 @@
 //!
 //! Invariants:
 //! - One write to watched blocks at a time.
-//! - The log of a block holds every content that its sectors can have after a crash. A block for which that cannot be
-//!   known (it cannot be read, the origin cannot be flushed) is no longer watched until the next attach.
-//! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log.
+//! - The log of a block holds every content that its sectors can have after a crash. A block that cannot be read is no
+//!   longer watched until the next attach.
+//! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log. Where it cannot be
+//!   flushed the latest contents stay: an attach may then ask without reason, but never passes over a change.
 //! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves.
 
 use crate::catalog::state::State;
@@ -116,8 +117,11 @@ impl Watch {
         coming: &BTreeMap<BlockIndex, SectorHashes>,
     ) {
         if let Err(error) = volume.flush_origin(disks).await {
-            tracing::error!(%error, "the origin is no longer watched");
-            return logged.clear();
+            tracing::error!(%error, "the watch on the origin keeps only the latest contents");
+            for known in logged.values_mut() {
+                known.drain(..known.len().saturating_sub(LOGGED_MAX));
+            }
+            return;
         }
         let present = read_blocks(&disks.origin, &self.key, volume.size_bytes(), logged.keys().copied()).await;
         *logged = present;
@@ -185,8 +189,9 @@ async fn log<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
     let mut ledger = volume.ledger.lock().await;
     if let Err(error) = ledger.catalog.append(&disks.store, items).await {
         tracing::error!(%error, "the watch on the origin could not be kept up");
-        ledger.in_memory(items);
-        volume.work.notify();
+        if !matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) {
+            ledger.in_memory(items);
+        }
     }
 }
 
@@ -252,7 +257,7 @@ pub(crate) async fn verify_origin<D: Disk>(origin: &D, key: &[u8; 32], state: &S
         let Ok(image) = read_block(origin, block, size_bytes).await else { continue };
         let hashes = hash_sectors(key, &image);
         let sectors = (size_bytes - block * BLOCK_BYTES as u64).div_ceil(TEAR_BYTES as u64).min(hashes.len() as u64);
-        let same = match clean {
+        let same = match clean && known.len() == 1 {
             true => known.last() == Some(&hashes),
             // Torn: each sector on its own holds one of the contents.
             false => (0..sectors as usize).all(|sector| known.iter().any(|content| content[sector] == hashes[sector])),

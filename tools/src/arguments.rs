@@ -81,9 +81,9 @@ pub enum Verb {
     Show(Show),
     /// Take a snapshot
     Snapshot(Snapshot),
-    /// Show a snapshot as a block device of its own
+    /// Show a snapshot as a block device (without ublk: as an NBD export)
     Expose(Expose),
-    /// Take the block device of a snapshot away
+    /// End what expose began; the snapshot stays
     Unexpose(Unexpose),
     /// Take the volume back to a snapshot; the state before is kept as a snapshot
     Restore(Restore),
@@ -187,12 +187,23 @@ pub struct Attach {
     pub wait_s: u64,
 }
 
+/// How verbs treat a restore that still moves blocks back.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Fail at once where a restore is under way, instead of waiting until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
 /// Arguments of `detach`.
 #[derive(Debug, Args)]
 pub struct Detach {
     /// The volume
     #[arg(value_name = "VOL")]
     pub volume: VolumeName,
+    /// Whether to wait for a restore.
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 /// Arguments of `list`.
@@ -247,9 +258,12 @@ pub struct Restore {
     /// The snapshot to go back to
     #[arg(value_name = "VOL@SNAP")]
     pub snapshot: SnapshotPath,
-    /// Name of the snapshot that keeps the state before (default: before-SNAP-TIME)
+    /// Name of the snapshot that keeps the state before (default: before-restore-TIME)
     #[arg(long, value_name = "NAME")]
     pub before: Option<String>,
+    /// Whether to wait for an earlier restore.
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 /// Arguments of `delete`.
@@ -258,6 +272,9 @@ pub struct Delete {
     /// The snapshot
     #[arg(value_name = "VOL@SNAP")]
     pub snapshot: SnapshotPath,
+    /// Whether to wait for a restore.
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 /// Arguments of `grow`.

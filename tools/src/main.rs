@@ -10,6 +10,7 @@ mod freeze;
 mod names;
 mod offline;
 mod output;
+mod restoring;
 mod store_file;
 
 use arguments::Arguments;

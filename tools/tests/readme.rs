@@ -32,9 +32,10 @@ mount --bind mnt /mnt
 clean_up() {
     set +e
     umount monday /mnt 2>/dev/null
-    [ -n "${DISK:-}" ] && losetup --detach "$DISK" 2>/dev/null
+    for loop in "${DISK:-}" "${LOOK:-}"; do losetup --detach "$loop" 2>/dev/null; done
     sleep 0.5
     fusermount3 -u demo.nbd 2>/dev/null
+    fusermount3 -u monday.nbd 2>/dev/null
     cairn detach demo 2>/dev/null
 }
 trap clean_up EXIT

@@ -65,8 +65,8 @@ fn create_refuses_what_would_lose_data_or_cannot_work() {
         (create("w", &other, &store, &["--force"]), 9, "refused", "is the store of volume v"),
         (create("w", &origin, &new, &size), 9, "refused", "is the origin of volume v"),
         (create("w", &other, &there, &size), 4, "exists", "--store-size"),
-        (create("w", "/dev/null", &new, &size), 1, "invalid", "neither"),
-        (create("w", &other, "/dev/null", &[]), 1, "failed", "neither"),
+        (create("w", "/dev/null", &new, &size), 1, "failed", "neither"),
+        (create("w", &other, "/dev/null", &[]), 1, "invalid", "neither"),
         (create("w", &other, &new, &["--store-size", "64K"]), 12, "store-full", "larger store"),
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

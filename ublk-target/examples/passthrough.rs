@@ -78,7 +78,7 @@ fn main() -> Result<()> {
     let device = Device::open(Path::new(disk), Access::Exclusive { wait_ms: 35_000 })?;
     let shape = Shape { size_bytes: device.size_bytes(), limits: device.limits().clone(), read_only: false };
     let options = Options { queues: 2, depth: 128, shape, origin };
-    let mut served = UblkDevice::start(options, Factory(device))?;
+    let mut served = UblkDevice::start(options, Factory(device), |_| Ok(()))?;
     println!("{}", served.path().display());
     loop {
         let mut line = String::new();

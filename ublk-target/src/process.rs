@@ -14,7 +14,14 @@ use rustix::mm::MlockAllFlags;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long to wait for a process that is just ending, in steps.
+const ENDING_POLL: Duration = Duration::from_millis(20);
+const ENDING_POLLS: u32 = 100;
+
+/// Where systemd keeps the identity of this machine; containers mount it from outside.
+pub const MACHINE_ID: &str = "/etc/machine-id";
 
 /// Makes this process fit to serve a disk. What the kernel refuses is said, not fatal: without privileges the
 /// volume can still be served over NBD.
@@ -82,7 +89,7 @@ fn keeps(point: &Path, needed: &[&Path]) -> bool {
 
 /// This machine, as systemd knows it, or as a random identity kept in the state directory.
 pub fn host_id(paths: &Paths) -> Result<[u8; 16]> {
-    let from_system = std::fs::read_to_string("/etc/machine-id").ok().and_then(|text| parse_id(&text));
+    let from_system = std::fs::read_to_string(MACHINE_ID).ok().and_then(|text| parse_id(&text));
     if let Some(id) = from_system {
         return Ok(id);
     }
@@ -119,6 +126,17 @@ pub fn now_unix_ms() -> u64 {
 pub struct InstanceLock(#[allow(dead_code)] std::fs::File);
 
 impl InstanceLock {
+    /// As [`InstanceLock::take`], with patience for a process that has said its last word and is just ending.
+    pub fn take_soon(path: &Path, what: &str) -> Result<InstanceLock> {
+        for _ in 0..ENDING_POLLS {
+            match InstanceLock::take(path, what) {
+                Err(error) if error.kind() == ErrorKind::Busy => std::thread::sleep(ENDING_POLL),
+                result => return result,
+            }
+        }
+        InstanceLock::take(path, what)
+    }
+
     /// Locks `path`, made with its directory where it is missing. `Busy` when another process has it; `what` says
     /// what that process would be.
     pub fn take(path: &Path, what: &str) -> Result<InstanceLock> {
@@ -166,6 +184,17 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Busy);
         drop(first);
         InstanceLock::take(&path, "a target").expect("free again");
+    }
+
+    #[test]
+    fn a_process_that_is_just_ending_is_waited_for() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("lock");
+        let ending = InstanceLock::take(&path, "a target").expect("free");
+        let waiting = std::thread::spawn(move || InstanceLock::take_soon(&path, "a target").map(drop));
+        std::thread::sleep(Duration::from_millis(100));
+        drop(ending);
+        waiting.join().expect("ends").expect("taken when it was free");
     }
 
     #[test]

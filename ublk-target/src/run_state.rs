@@ -1,7 +1,7 @@
 //! What a successor has to know when a worker is killed: which kernel devices are its own, and what they show.
 //!
 //! Invariants:
-//! - A device is recorded before anybody is told of it.
+//! - A device is recorded before the kernel shows it to anybody.
 //! - A record of another boot of the machine means nothing: its devices are gone.
 
 use crate::config::write_durably;
@@ -19,7 +19,7 @@ pub struct RunState {
     pub worker_pid: u32,
     /// Number of the volume's ublk device, where ublk serves it.
     pub volume_device: Option<u32>,
-    /// Snapshots shown as devices, by name.
+    /// Snapshots that are exposed, by name.
     pub exposed: Vec<Exposed>,
 }
 
@@ -28,8 +28,8 @@ pub struct RunState {
 pub struct Exposed {
     /// The snapshot's name.
     pub snapshot: String,
-    /// Number of its ublk device.
-    pub device: u32,
+    /// Number of its ublk device; none where its NBD export shows it.
+    pub device: Option<u32>,
     /// It takes writes into an overlay that dies with its worker.
     pub scratch: bool,
 }
@@ -39,6 +39,22 @@ impl RunState {
     pub fn new(boot_id: [u8; 16]) -> RunState {
         let boot_id = uuid::Uuid::from_bytes(boot_id).to_string();
         RunState { boot_id, worker_pid: std::process::id(), volume_device: None, exposed: Vec::new() }
+    }
+
+    /// A predecessor's state as this process's: it is responsible for all of it now.
+    pub fn taken_over(left: RunState) -> RunState {
+        RunState { worker_pid: std::process::id(), ..left }
+    }
+
+    /// Records how a snapshot is exposed, in place of what was recorded of it before.
+    pub fn put_exposed(&mut self, exposed: Exposed) {
+        self.remove_exposed(&exposed.snapshot);
+        self.exposed.push(exposed);
+    }
+
+    /// Forgets how a snapshot is exposed.
+    pub fn remove_exposed(&mut self, snapshot: &str) {
+        self.exposed.retain(|entry| entry.snapshot != snapshot);
     }
 
     /// What a predecessor in this boot left behind; none where there was none, or its record cannot be understood.
@@ -106,12 +122,25 @@ mod tests {
         let volume = paths.volume("web").expect("legal");
         let mut state = RunState::new([1; 16]);
         state.volume_device = Some(3);
-        state.exposed.push(Exposed { snapshot: "monday".to_owned(), device: 4, scratch: false });
+        state.exposed.push(Exposed { snapshot: "monday".to_owned(), device: Some(4), scratch: false });
         state.save(&volume).expect("saves");
         assert_eq!(RunState::load(&volume, [1; 16]), Some(state));
         assert_eq!(RunState::load(&volume, [2; 16]), None);
         std::fs::write(volume.run_state(), "{").expect("writes");
         assert_eq!(RunState::load(&volume, [1; 16]), None);
+    }
+
+    #[test]
+    fn what_a_predecessor_left_stays_recorded_until_it_is_dealt_with() {
+        let mut left = RunState { worker_pid: 1, ..RunState::new([1; 16]) };
+        left.volume_device = Some(3);
+        left.put_exposed(Exposed { snapshot: "monday".to_owned(), device: Some(4), scratch: false });
+        let mut state = RunState::taken_over(left);
+        assert_eq!((state.worker_pid, state.volume_device), (std::process::id(), Some(3)));
+        state.put_exposed(Exposed { snapshot: "monday".to_owned(), device: Some(5), scratch: false });
+        assert_eq!(state.exposed.iter().map(|exposed| exposed.device).collect::<Vec<_>>(), [Some(5)]);
+        state.remove_exposed("monday");
+        assert!(state.exposed.is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use crate::control::api::{LatencyReport, Operation, OperationReport};
 use cairn_engine::error::Result;
+use cairn_engine::volume::CutObserver;
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
 use std::future::Future;
@@ -39,6 +40,22 @@ pub struct Recorder {
 pub struct Stats {
     recorders: Mutex<Vec<Recorder>>,
     cut_pauses_us: Mutex<Histogram<u64>>,
+    cut_since: Mutex<Option<Instant>>,
+}
+
+/// Times the pauses that cuts make.
+pub struct CutClock(pub Arc<Stats>);
+
+impl CutObserver for CutClock {
+    fn writes_held(&self) {
+        *lock(&self.0.cut_since) = Some(Instant::now());
+    }
+
+    fn writes_released(&self) {
+        if let Some(since) = lock(&self.0.cut_since).take() {
+            self.0.cut_paused(since.elapsed());
+        }
+    }
 }
 
 fn histogram() -> Histogram<u64> {
@@ -61,7 +78,7 @@ fn index_of(operation: Operation) -> usize {
 
 impl Default for Stats {
     fn default() -> Stats {
-        Stats { recorders: Mutex::new(Vec::new()), cut_pauses_us: Mutex::new(histogram()) }
+        Stats { recorders: Mutex::new(Vec::new()), cut_pauses_us: Mutex::new(histogram()), cut_since: Mutex::new(None) }
     }
 }
 
@@ -171,6 +188,20 @@ mod tests {
         assert_eq!((of(Operation::Write).latency.count, of(Operation::Write).bytes), (400, 400 * 4096));
         assert_eq!((of(Operation::Flush).latency.count, of(Operation::Flush).errors), (0, 4));
         assert_eq!(of(Operation::Read).latency, LatencyReport::default());
+    }
+
+    #[test]
+    fn a_pause_counts_from_when_writes_are_held_until_they_are_released_and_once() {
+        let stats = Arc::new(Stats::default());
+        let clock = CutClock(stats.clone());
+        clock.writes_released();
+        clock.writes_held();
+        std::thread::sleep(Duration::from_millis(20));
+        clock.writes_released();
+        clock.writes_released();
+        let report = stats.cut_pauses();
+        assert_eq!(report.count, 1);
+        assert!(report.min_us >= 19_000, "{report:?}");
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Patience {
 
 /// Supervises until the volume is detached. Announces readiness, or why there is none, on standard output.
 pub fn supervise(options: &SuperviseOptions) -> Result<()> {
-    let lock = InstanceLock::take(&options.paths.supervisor_lock(), "a target of this volume");
+    let lock = InstanceLock::take_soon(&options.paths.supervisor_lock(), "a target of this volume");
     let _lock = announce_failure(lock)?;
     let _ = std::fs::remove_file(gave_up_mark(&options.paths));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -14,7 +14,7 @@ use super::Lane;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::entry::{Entry, UNREADABLE};
 use crate::epoch::EpochState;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum;
 use crate::format::record::{RecordEntry, RecordHeader, RECORD_BYTES_MAX, RECORD_ENTRIES_MAX};
 use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
@@ -194,12 +194,18 @@ impl<D: Disk> Lane<D> {
             self.wait_for_memory(&epoch).await;
             let room = match self.open_segment(epoch.number).await {
                 Ok(room) => room,
-                Err(error) => return self.fail(shares, error),
+                Err(error) => {
+                    attempts += 1;
+                    if attempts == ATTEMPTS_MAX || error.kind() == ErrorKind::NoSpace {
+                        return self.fail(shares, error);
+                    }
+                    continue;
+                }
             };
             epoch.record_begins();
             // Counted first, looked at second: see the head of epoch.rs.
             if self.volume.active_number.load(Ordering::SeqCst) != epoch.number.0 {
-                epoch.record_ends();
+                self.record_ends(&epoch);
                 self.drop_stale(&mut shares);
                 continue;
             }
@@ -213,14 +219,14 @@ impl<D: Disk> Lane<D> {
                     attempts += 1;
                     tracing::error!(%error, attempts, "a record of before-images could not be written");
                     self.close_segment();
-                    epoch.record_ends();
+                    self.record_ends(&epoch);
                     if attempts == ATTEMPTS_MAX {
                         return self.fail(shares, error);
                     }
                     continue;
                 }
             }
-            epoch.record_ends();
+            self.record_ends(&epoch);
             return;
         }
     }
@@ -254,6 +260,14 @@ impl<D: Disk> Lane<D> {
             stale.end(SaveOutcome::Stale);
         }
         None
+    }
+
+    /// The last record of an epoch that is over: it can be sealed now.
+    fn record_ends(&self, epoch: &EpochState) {
+        epoch.record_ends();
+        if self.volume.active_number.load(Ordering::SeqCst) != epoch.number.0 {
+            self.volume.work.notify();
+        }
     }
 
     fn drop_stale(&self, shares: &mut Vec<Share>) {
@@ -459,7 +473,7 @@ impl<D: Disk> Lane<D> {
                 }
             }
         }
-        epoch.record_ends();
+        self.record_ends(epoch);
         result
     }
 }

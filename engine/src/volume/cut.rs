@@ -18,7 +18,31 @@ use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
 use futures_util::future::{select, Either};
 use std::pin::pin;
 
+/// Told of the pauses that cuts make: the engine has no clock, whoever listens may.
+pub trait CutObserver: Send + Sync {
+    /// Writes are held back from now on.
+    fn writes_held(&self);
+    /// Writes go on. May come again without a hold in between.
+    fn writes_released(&self);
+}
+
 impl Volume {
+    /// Tells `observer` of every pause from now on. The first observer stays.
+    pub fn observe_cuts(&self, observer: Box<dyn CutObserver>) {
+        // A second one is dropped, as promised.
+        let _ = self.cut_observer.set(observer);
+    }
+
+    fn hold_writes(&self) {
+        self.gate.close();
+        self.cut_observer.get().inspect(|observer| observer.writes_held());
+    }
+
+    fn release_writes(&self) {
+        self.gate.open();
+        self.cut_observer.get().inspect(|observer| observer.writes_released());
+    }
+
     /// Takes a snapshot of what completed before the call; writes that run meanwhile may be in it or not. O(1) in
     /// volume size and number of snapshots. Fails with `Exists`, `Busy` (a restore is under way), `TimedOut`
     /// (nothing changed), `NoSpace` (too many snapshots) or the disk's error.
@@ -67,9 +91,9 @@ impl Volume {
         }
         // What the catalog would refuse it refuses now, and makes its room now, while writes go on.
         ledger.catalog.prepare_append(&disks.store, &items).await?;
-        self.gate.close();
+        self.hold_writes();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
-            self.gate.open();
+            self.release_writes();
             self.record_failed_flush(&mut ledger, disks).await;
             self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
             return Err(error);
@@ -83,7 +107,7 @@ impl Volume {
         if self.horizon() > snapshot.epoch {
             self.set_horizon(snapshot.epoch);
         }
-        self.gate.open();
+        self.release_writes();
         result?;
         self.stats.cuts.add(1);
         Ok(snapshot)
@@ -98,7 +122,7 @@ impl Volume {
             Either::Left((result, _)) => result,
             Either::Right((_, flush)) => {
                 // The flush cannot be taken back, but writes need not wait for it.
-                self.gate.open();
+                self.release_writes();
                 let result = flush.await;
                 self.gate.close();
                 result.and(Err(timed_out()))

@@ -121,6 +121,8 @@ impl Volume {
                 }
                 ledger.in_memory(some);
             }
+            // Readers of a snapshot that just broke are refused before anything of it is freed.
+            self.set_horizon(ledger.horizon());
         }
         self.stats.snapshots_broken.add(broken.len() as u64);
         self.set_horizon(ledger.horizon());

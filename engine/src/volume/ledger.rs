@@ -32,7 +32,7 @@ pub(crate) struct Ledger {
     pub(crate) may_be_dead: bool,
     next_run: u64,
     /// Segments that lanes leave for runs, so that sealing can go on when the store is full.
-    kept_for_runs: usize,
+    pub(crate) kept_for_runs: usize,
 }
 
 impl Ledger {

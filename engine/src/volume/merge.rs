@@ -77,19 +77,24 @@ impl Volume {
         // Behind this index lie the runs of the youngest snapshot's epochs.
         let boundary = view.runs.partition_point(|run| run.meta().last_epoch < youngest);
         let all_sealed = ledger.to_seal.front().is_none_or(|frozen| frozen.map.epoch() >= youngest);
-        let window = if ledger.groups_joined && all_sealed {
-            ledger.groups_joined = false;
+        let joins = ledger.groups_joined && all_sealed;
+        let window = if joins {
             Some(0..boundary).filter(|window| !window.is_empty())
         } else {
             duplicates(&view.runs[..boundary], &ledger.groups())
                 .or_else(|| pile(&view.runs[..boundary], 0))
                 .or_else(|| pile(&view.runs[boundary..], boundary))
-        }?;
+        };
+        let Some(window) = window else {
+            ledger.groups_joined &= !joins;
+            return None;
+        };
         let entries = view.runs[window.clone()].iter().map(|run| run.meta().entries).sum();
         let count = RunLayout::segments_for(pages_for(entries).pages, self.places.segment_bytes) as usize;
         if ledger.free_count() < count {
             return None;
         }
+        ledger.groups_joined &= !joins;
         let after_previous = window.start.checked_sub(1).map_or(Epoch(0), |at| view.runs[at].meta().last_epoch.next());
         let next_run = view.runs.get(window.end).map(|run| run.meta().first_epoch);
         let first_map = view.maps.first().expect("the active epoch has a map").epoch();

@@ -30,6 +30,7 @@ mod switch;
 
 pub use check::{check_store, CheckOptions, Finding};
 pub use create::{create, destroy, inspect, StoreInfo};
+pub use cut::CutObserver;
 pub use options::{Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions};
 pub use restore::RestoreProgress;
 
@@ -49,7 +50,7 @@ use restore::RestoreState;
 use retire::Retired;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 /// Where segments lie; fixed for the life of a store.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +108,7 @@ pub struct Volume {
     pub(crate) broken_log: Box<dyn BrokenLog>,
     /// What was recorded there in this session.
     pub(crate) elsewhere: Mutex<BrokenElsewhere>,
+    cut_observer: OnceLock<Box<dyn CutObserver>>,
     size_bytes: AtomicU64,
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,

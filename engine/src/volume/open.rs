@@ -150,8 +150,10 @@ async fn reasons_to_break<D: Disk>(disks: &Disks<D>, catalog: &Catalog, options:
     }
     if let Err(error) = watch::verify_origin(&disks.origin, &superblock.sample_key, state, superblock.clean).await {
         let protects = |(epoch, record): (&Epoch, &SnapshotRecord)| record.broken.is_none() && *epoch > broken_through;
-        // Where no snapshot is left to go wrong, a log that a failing store did not take is no reason to refuse.
-        let harmless = !superblock.clean && !state.snapshots.iter().any(protects);
+        // A failing store did not take the log either. Where no snapshot is left to go wrong, that is no reason to
+        // refuse.
+        let store_failed = options.broken_elsewhere.is_some();
+        let harmless = store_failed && !superblock.clean && !state.snapshots.iter().any(protects);
         if !changed_origin && !harmless {
             return Err(error);
         }
@@ -348,6 +350,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         retry: Default::default(),
         broken_log: options.broken_log,
         elsewhere: Mutex::default(),
+        cut_observer: Default::default(),
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),

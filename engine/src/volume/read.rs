@@ -192,6 +192,7 @@ impl Volume {
         }
         let pin = SnapshotPin { epoch: snapshot.epoch, size_bytes: snapshot.size_bytes, name: name.clone() };
         let pin = Arc::new(pin);
+        pins.retain(|_, pin| pin.strong_count() > 0);
         pins.insert(snapshot.epoch, Arc::downgrade(&pin));
         Ok(SnapshotHandle { pin })
     }

@@ -144,7 +144,8 @@ impl Volume {
         let blocks = (in_runs.sum::<u64>() + in_maps.sum::<u64>()).min(self.size_blocks());
         let segment_blocks = u64::from(self.places.segment_blocks());
         // Worst case one record a block, and segments that end half empty.
-        let needed = 2 * blocks.div_ceil(segment_blocks / 2) + u64::from(self.lane_count());
+        let for_lanes = 2 * blocks.div_ceil(segment_blocks / 2) + u64::from(self.lane_count());
+        let needed = for_lanes + ledger.kept_for_runs as u64;
         if (ledger.free_count() as u64) < needed {
             let message = format!(
                 "the store needs room for {} bytes to keep the state before; delete snapshots or grow the store",

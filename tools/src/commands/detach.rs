@@ -4,6 +4,7 @@ use crate::arguments::Detach;
 use crate::client::CHANGE_TIMEOUT_MS;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
+use crate::restoring::after_restore;
 use cairn_target::control::api::DetachReport;
 use cairn_target::paths::VolumePaths;
 use cairn_target::process::InstanceLock;
@@ -16,7 +17,9 @@ const POLL_MS: u64 = 20;
 pub fn run(context: &Context, arguments: &Detach) -> Outcome {
     let config = context.config(&arguments.volume)?;
     let client = context.client_of(&config);
-    let report: DetachReport = client.post("/v1/detach", &serde_json::json!({}), CHANGE_TIMEOUT_MS)?;
+    let report: DetachReport = after_restore(context, &client, &arguments.wait, || {
+        client.post("/v1/detach", &serde_json::json!({}), CHANGE_TIMEOUT_MS)
+    })?;
     let deadline = Instant::now() + Duration::from_millis(END_TIMEOUT_MS);
     let paths = context.paths.volume(&config.name)?;
     while client.is_attached() || !has_ended(&paths) {

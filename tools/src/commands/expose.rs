@@ -1,4 +1,4 @@
-//! `cairn expose`: a snapshot as a block device of its own (mission A6).
+//! `cairn expose`: a snapshot as a block device of its own, or where there is no ublk as an NBD export (mission A6).
 
 use crate::arguments::Expose;
 use crate::client::CHANGE_TIMEOUT_MS;
@@ -18,10 +18,16 @@ fn text(arguments: &Expose, report: &ExposeReport) -> String {
     let mut text = String::new();
     if let Some(device) = &report.device {
         let options = if report.scratch { "" } else { "-o ro " };
-        text.push_str(&format!("{device}\nMount it: mount {options}{device} /mnt\n"));
+        text.push_str(&format!("Device: {device}\nMount it: mount {options}{device} /mnt\n"));
     }
     if let Some(uri) = &report.nbd_uri {
-        text.push_str(&format!("{uri}\n"));
+        text.push_str(&format!("NBD:    {uri}\n"));
+        if report.device.is_none() {
+            text.push_str(&format!(
+                "A device from it: nbdfuse --readonly /some/file '{uri}' & \
+                 losetup --find --show --direct-io=on --read-only /some/file\n"
+            ));
+        }
     }
     if report.scratch {
         text.push_str(&format!("What is written to it is thrown away by: cairn unexpose {}\n", arguments.snapshot));

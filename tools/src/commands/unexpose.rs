@@ -1,4 +1,4 @@
-//! `cairn unexpose`: takes the block device of a snapshot away.
+//! `cairn unexpose`: ends what `cairn expose` began; the block device goes away.
 
 use crate::arguments::Unexpose;
 use crate::context::Context;
@@ -8,5 +8,5 @@ use cairn_target::control::api::UnexposeReport;
 pub fn run(context: &Context, arguments: &Unexpose) -> Outcome {
     let client = context.client(&arguments.snapshot.volume)?;
     let report: UnexposeReport = client.delete(&format!("/v1/snapshots/{}/expose", arguments.snapshot.snapshot))?;
-    context.output.answer(&report, |_| format!("{} has no device any more", arguments.snapshot))
+    context.output.answer(&report, |_| format!("{} is not exposed any more", arguments.snapshot))
 }

@@ -2,6 +2,10 @@
 
 #![allow(dead_code)] // Each test program uses a part of it.
 
+pub mod attached;
+#[path = "../../../ublk-target/tests/common/client.rs"]
+pub mod nbd;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,9 @@
-//! The ublk devices of a volume: itself, and its exposed snapshots; started, adopted from a killed predecessor, stopped.
+//! What is shown of a volume beside its NBD exports: its own ublk device, and its exposed snapshots; started, adopted
+//! from a killed predecessor, stopped.
 //!
 //! Invariants:
-//! - A device is in the run state before its link exists, so that a successor finds whatever anybody may be using.
+//! - A device is in the run state before anybody can open it, so that a successor finds whatever may be in use.
+//! - An exposed snapshot is kept from being deleted, whether it has a device or, without ublk, its NBD export only.
 //! - A scratch device is not adopted: its overlay died with its worker. It is removed, and its users see errors.
 
 use super::open::Devices;
@@ -76,10 +78,12 @@ impl ServiceFactory for ScratchFactory {
     }
 }
 
-/// A snapshot's device.
-struct ExposedDevice {
-    device: UblkDevice,
-    scratch: bool,
+/// What shows a snapshot.
+struct Exposure {
+    /// None: its NBD export, which is always there.
+    device: Option<UblkDevice>,
+    /// Keeps the snapshot.
+    _handle: SnapshotHandle,
 }
 
 /// All ublk devices of one volume. Its calls block: they are made off the control thread.
@@ -94,7 +98,7 @@ pub struct BlockDevices {
 struct State {
     run: RunState,
     volume: Option<UblkDevice>,
-    exposed: BTreeMap<String, ExposedDevice>,
+    exposures: BTreeMap<String, Exposure>,
 }
 
 impl BlockDevices {
@@ -106,8 +110,21 @@ impl BlockDevices {
         stats: Arc<Stats>,
         run: RunState,
     ) -> BlockDevices {
-        let state = State { run, volume: None, exposed: BTreeMap::new() };
+        let state = State { run, volume: None, exposures: BTreeMap::new() };
         BlockDevices { paths, volume, devices, stats, state: Mutex::new(state) }
+    }
+
+    /// Writes the run state, so that a successor knows this process and what it is responsible for.
+    pub fn record(&self) -> Result<()> {
+        self.lock().run.save(&self.paths)
+    }
+
+    /// Gives up a device of the volume that a predecessor left and that cannot be adopted.
+    pub fn forget_volume(&self, left: u32) -> Result<()> {
+        remove_orphan(left);
+        let mut state = self.lock();
+        state.run.volume_device = None;
+        state.run.save(&self.paths)
     }
 
     /// Serves the volume as a block device, by the one a predecessor left, where it did.
@@ -122,37 +139,49 @@ impl BlockDevices {
         let origin = left.map_or(Origin::New, Origin::Recover);
         let (volume, devices) = (self.volume.clone(), self.devices.clone());
         let factory = VolumeFactory { volume, devices, stats: self.stats.clone() };
-        let device = UblkDevice::start(Options { queues, depth, shape, origin }, factory)?;
-        state.run.volume_device = Some(device.id());
+        let run = &mut state.run;
+        let device = UblkDevice::start(Options { queues, depth, shape, origin }, factory, |id| {
+            run.volume_device = Some(id);
+            run.save(&self.paths)
+        })?;
         let path = device.path();
         state.volume = Some(device);
-        state.run.save(&self.paths)?;
         link_device(&self.paths.device_link(), &path)
     }
 
     /// Adopts or removes what a predecessor exposed.
     pub fn take_over_exposed(&self, left: Vec<(Exposed, Result<SnapshotHandle>)>) {
         for (exposed, handle) in left {
-            let name = exposed.snapshot.clone();
-            let adopted = match handle {
-                Ok(handle) if !exposed.scratch && is_adoptable(exposed.device) => {
-                    self.start_snapshot(&name, handle, false, Origin::Recover(exposed.device)).map(|_| true)
+            let Exposed { snapshot, device, scratch } = exposed;
+            let adopted = match (handle, device) {
+                (Ok(handle), None) => self.expose_over_nbd(&snapshot, handle).map(|()| true),
+                (Ok(handle), Some(id)) if !scratch && is_adoptable(id) => {
+                    self.start_snapshot(&snapshot, handle, false, Origin::Recover(id)).map(|()| true)
                 }
-                Ok(_) => Ok(false),
-                Err(error) => Err(error),
+                (Ok(_), Some(_)) => Ok(false),
+                (Err(error), _) => Err(error),
             };
             match adopted {
-                Ok(true) => tracing::info!(snapshot = name, device = exposed.device, "an exposed snapshot was adopted"),
+                Ok(true) => tracing::info!(snapshot, device, "an exposed snapshot was adopted"),
                 outcome => {
                     let reason = match outcome {
                         Err(error) => error.to_string(),
                         Ok(_) => "its overlay or its device died with the worker".to_owned(),
                     };
-                    tracing::error!(snapshot = name, device = exposed.device, reason, "an exposed snapshot is gone");
-                    remove_orphan(exposed.device);
-                    unlink_device(&self.paths.snapshot_link(&name));
+                    tracing::error!(snapshot, device, reason, "an exposed snapshot is gone");
+                    device.into_iter().for_each(remove_orphan);
+                    unlink_device(&self.paths.snapshot_link(&snapshot));
+                    self.forget_exposed(&snapshot);
                 }
             }
+        }
+    }
+
+    fn forget_exposed(&self, name: &str) {
+        let mut state = self.lock();
+        state.run.remove_exposed(name);
+        if let Err(error) = state.run.save(&self.paths) {
+            tracing::warn!(%error, "the run state still names what is gone; the next worker looks again");
         }
     }
 
@@ -161,61 +190,88 @@ impl BlockDevices {
         self.start_snapshot(name.as_str(), handle, scratch, Origin::New)
     }
 
+    /// Records that somebody relies on the NBD export of a snapshot. `Exists` when it is shown already.
+    pub fn expose_over_nbd(&self, name: &str, handle: SnapshotHandle) -> Result<()> {
+        let mut state = self.lock();
+        self.refuse_exposed(&state, name)?;
+        state.run.put_exposed(Exposed { snapshot: name.to_owned(), device: None, scratch: false });
+        state.run.save(&self.paths)?;
+        state.exposures.insert(name.to_owned(), Exposure { device: None, _handle: handle });
+        Ok(())
+    }
+
     fn start_snapshot(&self, name: &str, handle: SnapshotHandle, scratch: bool, origin: Origin) -> Result<()> {
         let mut state = self.lock();
-        if state.exposed.contains_key(name) {
-            return Err(Error::new(ErrorKind::Exists, "expose", name.to_owned())
-                .saying(format!("it is shown already, as {}", self.paths.snapshot_link(name).display())));
-        }
+        self.refuse_exposed(&state, name)?;
         let size_bytes = handle.size_bytes();
         let limits = snapshot_limits(self.devices.origin.limits(), scratch);
         let shape = Shape { size_bytes, limits, read_only: !scratch };
         let options = Options { queues: 1, depth: SNAPSHOT_DEPTH, shape, origin };
         let (volume, devices) = (self.volume.clone(), self.devices.clone());
-        let below = SnapshotFactory { volume, devices, handle, stats: self.stats.clone() };
-        let device = if scratch {
-            crate::device::refuse_recursion(
-                "scratch overlay",
-                &self.paths.scratch_dir,
-                &[self.devices.origin.path(), &self.paths.device_link()],
-            )?;
+        let below = SnapshotFactory { volume, devices, handle: handle.clone(), stats: self.stats.clone() };
+        let run = &mut state.run;
+        let record = |id| {
+            run.put_exposed(Exposed { snapshot: name.to_owned(), device: Some(id), scratch });
+            run.save(&self.paths)
+        };
+        let started = if scratch {
+            let forbidden = [self.devices.origin.path(), &self.paths.device_link()];
+            crate::device::refuse_recursion("scratch overlay", &self.paths.scratch_dir, &forbidden)?;
             let overlay = create_overlay(&self.paths.scratch_dir, size_bytes)?;
-            UblkDevice::start(options, ScratchFactory { below, overlay })?
+            UblkDevice::start(options, ScratchFactory { below, overlay }, record)
         } else {
-            UblkDevice::start(options, below)?
+            UblkDevice::start(options, below, record)
+        };
+        let device = match started {
+            Ok(device) => device,
+            Err(error) => {
+                state.run.remove_exposed(name);
+                state.run.save(&self.paths)?;
+                return Err(error);
+            }
         };
         let path = device.path();
-        state.run.exposed.push(Exposed { snapshot: name.to_owned(), device: device.id(), scratch });
-        state.exposed.insert(name.to_owned(), ExposedDevice { device, scratch });
-        state.run.save(&self.paths)?;
+        state.exposures.insert(name.to_owned(), Exposure { device: Some(device), _handle: handle });
         link_device(&self.paths.snapshot_link(name), &path)
     }
 
-    /// Removes a snapshot's device. Refused while anybody uses it.
+    fn refuse_exposed(&self, state: &State, name: &str) -> Result<()> {
+        let Some(exposure) = state.exposures.get(name) else { return Ok(()) };
+        let link = self.paths.snapshot_link(name);
+        let shown = if exposure.device.is_some() { link.display().to_string() } else { "its NBD export".to_owned() };
+        Err(Error::new(ErrorKind::Exists, "expose", name.to_owned()).saying(format!("it is shown already, as {shown}")))
+    }
+
+    /// Ends what shows a snapshot. Refused while anybody uses its device.
     pub fn unexpose(&self, name: &str) -> Result<()> {
         let mut state = self.lock();
-        let Some(exposed) = state.exposed.remove(name) else {
+        let Some(Exposure { device, _handle }) = state.exposures.remove(name) else {
             return Err(Error::new(ErrorKind::NotFound, "unexpose", name.to_owned()).saying("it is not exposed"));
         };
-        if let Err(refused) = exposed.device.stop() {
+        if let Some(Err(refused)) = device.map(UblkDevice::stop) {
             let Refused { device, error } = *refused;
-            state.exposed.insert(name.to_owned(), ExposedDevice { device, scratch: exposed.scratch });
+            state.exposures.insert(name.to_owned(), Exposure { device: Some(device), _handle });
             return Err(error);
         }
         unlink_device(&self.paths.snapshot_link(name));
-        state.run.exposed.retain(|entry| entry.snapshot != name);
+        state.run.remove_exposed(name);
         state.run.save(&self.paths)
     }
 
-    /// Whether a snapshot is exposed, and whether as scratch.
-    pub fn exposure(&self, name: &str) -> Option<bool> {
-        self.lock().exposed.get(name).map(|exposed| exposed.scratch)
+    /// How a snapshot is exposed; none when it is not.
+    pub fn exposure(&self, name: &str) -> Option<Exposed> {
+        self.exposed().into_iter().find(|entry| entry.snapshot == name)
+    }
+
+    /// Everything that is exposed.
+    pub fn exposed(&self) -> Vec<Exposed> {
+        self.lock().run.exposed.clone()
     }
 
     /// Refuses when anybody uses the volume's device or any snapshot's.
     pub fn check_unused(&self, snapshots_too: bool) -> Result<()> {
         let state = self.lock();
-        let snapshots = state.exposed.values().map(|exposed| &exposed.device).filter(|_| snapshots_too);
+        let snapshots = state.exposures.values().filter_map(|shown| shown.device.as_ref()).filter(|_| snapshots_too);
         state.volume.iter().chain(snapshots).try_for_each(UblkDevice::check_unused)
     }
 
@@ -234,7 +290,7 @@ impl BlockDevices {
     /// Stops everything. Refused, as far as possible with nothing changed, while anything is in use.
     pub fn stop_all(&self) -> Result<()> {
         self.check_unused(true)?;
-        let names: Vec<String> = self.lock().exposed.keys().cloned().collect();
+        let names: Vec<String> = self.lock().exposures.keys().cloned().collect();
         for name in names {
             self.unexpose(&name)?;
         }
@@ -264,6 +320,20 @@ fn snapshot_limits(origin: &Limits, scratch: bool) -> Limits {
 pub fn is_adoptable(id: u32) -> bool {
     let info = control::device_info(id);
     info.is_ok_and(|info| matches!(info.state, DeviceState::Quiesced | DeviceState::Live | DeviceState::FailIo))
+}
+
+/// Removes what a killed worker had added and not recorded yet: devices without a block device, which nobody can have
+/// opened. They carry the number of the process that added them.
+pub fn sweep_added(worker_pid: u32, recorded: &[u32]) {
+    for id in control::device_ids() {
+        let is_left = |info: control::DeviceInfo| {
+            info.state == DeviceState::Dead && u32::try_from(info.server_pid).is_ok_and(|pid| pid == worker_pid)
+        };
+        if !recorded.contains(&id) && control::device_info(id).is_ok_and(is_left) {
+            tracing::warn!(device = id, "a killed worker left a device that it had not started; it is removed");
+            remove_orphan(id);
+        }
+    }
 }
 
 /// Removes a device that nobody serves and nobody will.

@@ -5,8 +5,14 @@
 //! - Once the volume's device is gone, the process ends, whatever else fails: the store is then as after a crash.
 
 use super::worker::Worker;
+use crate::nbd::Reservation;
 use crate::process::now_unix_ms;
 use cairn_engine::error::{Error, ErrorKind, Result};
+use std::time::Duration;
+
+/// How long to wait for NBD clients that are about to leave, in steps.
+const LEAVING_POLL: Duration = Duration::from_millis(50);
+const LEAVING_POLLS: u32 = 20;
 
 impl Worker {
     /// Closes the volume. The caller ends the process after it.
@@ -15,6 +21,7 @@ impl Worker {
         if self.volume.restore_progress().is_some() {
             return Err(self.busy("a restore is under way; wait until `cairn show` says it is done"));
         }
+        self.wait_for_leaving_clients(|worker| worker.sessions.total() == 0).await;
         let clients = self.sessions.total();
         if clients > 0 {
             return Err(self.busy(&format!("{clients} NBD clients are connected; disconnect them first")));
@@ -25,6 +32,22 @@ impl Worker {
             tracing::error!(%error, "the volume was not closed cleanly; the next attach recovers it, nothing is lost");
         }
         Ok(())
+    }
+
+    /// Keeps NBD clients away from an export. `Busy` where one has it open, and does not seem to be just leaving.
+    pub(super) async fn reserve(&self, export: &str) -> Result<Reservation> {
+        self.wait_for_leaving_clients(|worker| worker.sessions.count(export) == 0).await;
+        self.sessions.reserve(export)
+    }
+
+    /// A client that was unmounted a moment ago is still saying goodbye.
+    async fn wait_for_leaving_clients(&self, have_left: impl Fn(&Worker) -> bool) {
+        for _ in 0..LEAVING_POLLS {
+            if have_left(self) {
+                return;
+            }
+            tokio::time::sleep(LEAVING_POLL).await;
+        }
     }
 
     pub(super) fn busy(&self, message: &str) -> Error {

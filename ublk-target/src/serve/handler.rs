@@ -15,6 +15,7 @@ use crate::control::ControlHandler;
 use crate::device::DeviceKind;
 use crate::nbd::unix_uri;
 use crate::process::now_unix_ms;
+use crate::run_state::Exposed;
 use cairn_engine::deadline::Deadline;
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::snapshot::{self, Snapshot, SnapshotName, SnapshotOptions};
@@ -43,18 +44,41 @@ impl Worker {
             automatic: snapshot.automatic,
             state: if broken.is_some() { SnapshotState::Broken } else { SnapshotState::Whole },
             state_reason: broken.map(|(_, reason)| reason.clone()),
-            exposed: self.block_devices.exposure(name).map(|scratch| self.expose_report(name, scratch)),
+            exposed: self.block_devices.exposure(name).map(|exposed| self.expose_report(exposed)),
         }
     }
 
-    fn expose_report(&self, name: &str, scratch: bool) -> ExposeReport {
-        let export = format!("{}@{name}", self.config.name);
+    fn expose_report(&self, exposed: Exposed) -> ExposeReport {
+        let Exposed { snapshot, device, scratch } = exposed;
+        let export = self.export_name(&snapshot);
         ExposeReport {
-            snapshot: name.to_owned(),
-            device: Some(self.paths.snapshot_link(name).display().to_string()),
+            device: device.map(|_| self.paths.snapshot_link(&snapshot).display().to_string()),
+            // The export shows the snapshot, never what was written to a scratch device.
             nbd_uri: (!scratch).then(|| unix_uri(&self.paths.nbd_socket(), &export)),
+            snapshot,
             scratch,
         }
+    }
+
+    /// What people and NBD clients call a snapshot.
+    fn export_name(&self, snapshot: impl std::fmt::Display) -> String {
+        format!("{}@{snapshot}", self.config.name)
+    }
+
+    fn refuse_scratch(&self, name: &SnapshotName, obstacle: &str) -> Error {
+        Error::new(ErrorKind::Invalid, "expose", self.export_name(name)).saying(format!(
+            "{obstacle}, and a scratch device takes it. The snapshot as it is can be read over NBD: {}",
+            unix_uri(&self.paths.nbd_socket(), &self.export_name(name))
+        ))
+    }
+
+    /// Whoever looks into a snapshot may be choosing the one to go back to: that is finished first.
+    fn refuse_restore_while_exposed(&self) -> Result<()> {
+        let exposed = self.block_devices.exposed();
+        let Some(first) = exposed.first() else { return Ok(()) };
+        let name = self.export_name(&first.snapshot);
+        Err(Error::new(ErrorKind::Busy, "restore", self.config.name.clone())
+            .saying(format!("{name} is exposed; `cairn unexpose {name}` first")))
     }
 
     async fn snapshot_named(&self, name: &SnapshotName) -> Result<Snapshot> {
@@ -180,8 +204,9 @@ impl ControlHandler for Worker {
     async fn delete(&self, name: SnapshotName) -> Result<()> {
         let _alone = self.administration.lock().await;
         if self.block_devices.exposure(name.as_str()).is_some() {
-            return Err(Error::new(ErrorKind::Busy, "delete", format!("{}@{name}", self.config.name))
-                .saying(format!("it is exposed; `cairn unexpose {}@{name}` first", self.config.name)));
+            let path = self.export_name(&name);
+            let message = format!("it is exposed; `cairn unexpose {path}` first");
+            return Err(Error::new(ErrorKind::Busy, "delete", path).saying(message));
         }
         self.volume.delete(&self.disks, &name).await
     }
@@ -189,23 +214,25 @@ impl ControlHandler for Worker {
     async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport> {
         let _alone = self.administration.lock().await;
         self.snapshot_named(&name).await?;
-        if let Some(obstacle) = crate::ublk::features::obstacle() {
-            return Err(Error::new(ErrorKind::Invalid, "expose", format!("{}@{name}", self.config.name)).saying(
-                format!(
-                    "{obstacle}. Without it every snapshot can be read over NBD: {}",
-                    unix_uri(&self.paths.nbd_socket(), &format!("{}@{name}", self.config.name))
-                ),
-            ));
-        }
         let handle = self.volume.snapshot_handle(&name).await?;
-        let shown = name.clone();
-        self.off_thread(move |devices| devices.expose(&shown, handle, scratch)).await?;
-        Ok(self.expose_report(name.as_str(), scratch))
+        match crate::ublk::features::obstacle() {
+            Some(obstacle) if scratch => return Err(self.refuse_scratch(&name, &obstacle)),
+            Some(_) => self.block_devices.expose_over_nbd(name.as_str(), handle)?,
+            None => {
+                let shown = name.clone();
+                self.off_thread(move |devices| devices.expose(&shown, handle, scratch)).await?;
+            }
+        }
+        let exposed =
+            self.block_devices.exposure(name.as_str()).expect("it was exposed just now, and nothing else runs");
+        Ok(self.expose_report(exposed))
     }
 
     async fn unexpose(&self, name: SnapshotName) -> Result<()> {
         let _alone = self.administration.lock().await;
         self.snapshot_named(&name).await?;
+        let over_nbd = self.block_devices.exposure(name.as_str()).is_some_and(|exposed| exposed.device.is_none());
+        let _no_clients = if over_nbd { Some(self.reserve(&self.export_name(&name)).await?) } else { None };
         self.off_thread(move |devices| devices.unexpose(name.as_str())).await
     }
 
@@ -216,7 +243,8 @@ impl ControlHandler for Worker {
             Some(before) => before,
             None => SnapshotName::new(&format!("before-restore-{now_unix_ms}"))?,
         };
-        let _no_clients = self.sessions.reserve(&self.config.name)?;
+        self.refuse_restore_while_exposed()?;
+        let _no_clients = self.reserve(&self.config.name).await?;
         self.off_thread(|devices| devices.check_unused(false)).await?;
         let options = SnapshotOptions { now_unix_ms, consistency: snapshot::Consistency::Crash };
         let deadline = Deadline::new();

@@ -19,15 +19,15 @@ use crate::config::{Frontend, VolumeConfig};
 use crate::nbd::{unix_uri, ListenOptions, Listeners, Sessions};
 use crate::own_ring::{self, OwnRing};
 use crate::paths::{Paths, VolumePaths};
-use crate::process::{boot_id, prepare_to_serve, InstanceLock};
+use crate::process::{boot_id, prepare_to_serve, InstanceLock, MACHINE_ID};
 use crate::readiness::{Readiness, Ready};
 use crate::run_state::{unlink_device, RunState};
-use crate::stats::Stats;
+use crate::stats::{CutClock, Stats};
 use crate::stop::stop_switch;
 use crate::supervise::{EXIT_DETACHED, EXIT_REFUSED};
 use crate::ublk::{control, features};
 use crate::unix_socket::PrivateListener;
-use block_devices::{is_adoptable, remove_orphan, BlockDevices, LANES_BEFORE_QUEUES};
+use block_devices::{is_adoptable, sweep_added, BlockDevices, LANES_BEFORE_QUEUES};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::lane::Lane;
 use cairn_engine::volume::Accept;
@@ -91,9 +91,10 @@ fn exit_code_of(error: &Error, recover: bool) -> i32 {
 async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, PrivateListener, Ready)> {
     let config = &options.config;
     let volume_paths = options.paths.volume(&config.name)?;
-    let lock = InstanceLock::take(&volume_paths.instance_lock(), "a target of this volume")?;
+    let lock = InstanceLock::take_soon(&volume_paths.instance_lock(), "a target of this volume")?;
     prepare_to_serve();
-    let left = RunState::load(&volume_paths, boot_id()?);
+    let boot_id = boot_id()?;
+    let left = RunState::load(&volume_paths, boot_id);
     let left_device = left.as_ref().and_then(|left| left.volume_device).filter(|id| is_adoptable(*id));
     let by_ublk = choose_ublk(config.frontend, left_device.is_some())?;
     let devices = Devices::open(config, &options.paths, &volume_paths, options.recover || left.is_some())?;
@@ -106,8 +107,10 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         open_volume(config, &options.paths, &volume_paths, &devices, &ring, lanes, options.accept).await?;
     tracing::info!(volume = config.name, size_bytes = volume.size_bytes(), "the volume is open");
 
-    let run = RunState::new(boot_id()?);
+    // What a predecessor left stays recorded until it is adopted or gone: this process may be killed before that.
+    let run = left.clone().map_or_else(|| RunState::new(boot_id), RunState::taken_over);
     let stats = Arc::new(Stats::default());
+    volume.observe_cuts(Box::new(CutClock(stats.clone())));
     let block_devices = BlockDevices::new(volume_paths.clone(), volume.clone(), devices.clone(), stats.clone(), run);
     let block_devices = Arc::new(block_devices);
     let (stop, stopped) = stop_switch();
@@ -195,10 +198,17 @@ async fn start_block_devices(
     depth: u16,
 ) -> Result<()> {
     let mut handles = Vec::new();
+    if let Some(left) = &left {
+        let recorded: Vec<u32> =
+            left.exposed.iter().filter_map(|exposed| exposed.device).chain(left.volume_device).collect();
+        let worker_pid = left.worker_pid;
+        worker.off_thread(move |_| sweep_added(worker_pid, &recorded)).await;
+    }
+    worker.off_thread(|devices| devices.record()).await?;
     if let Some(left) = left {
         if let Some(gone) = left.volume_device.filter(|id| Some(*id) != left_device) {
             tracing::error!(device = gone, "the volume's device was stopped while nobody served it; a new one is made");
-            worker.off_thread(move |_| remove_orphan(gone)).await;
+            worker.off_thread(move |devices| devices.forget_volume(gone)).await?;
         }
         for exposed in left.exposed {
             let handle = match cairn_engine::snapshot::SnapshotName::new(&exposed.snapshot) {
@@ -228,5 +238,6 @@ pub fn needed_paths<'a>(
     paths: &'a Paths,
     volume: &'a VolumePaths,
 ) -> Vec<&'a std::path::Path> {
-    vec![&config.origin, &config.store, &paths.state_dir, &paths.run_dir, &paths.device_dir, &volume.run_dir]
+    let identity = std::path::Path::new(MACHINE_ID);
+    vec![&config.origin, &config.store, &paths.state_dir, &paths.run_dir, &paths.device_dir, &volume.run_dir, identity]
 }

@@ -83,8 +83,13 @@ impl Refused {
 }
 
 impl UblkDevice {
-    /// Creates or recovers a device and returns when /dev/ublkbN is there. Blocks; not for a queue thread.
-    pub fn start<F: ServiceFactory>(options: Options, factory: F) -> Result<UblkDevice> {
+    /// Creates or recovers a device and returns when /dev/ublkbN is there. `record` gets its number before that; where
+    /// it fails nothing is started. Blocks; not for a queue thread.
+    pub fn start<F: ServiceFactory>(
+        options: Options,
+        factory: F,
+        record: impl FnOnce(u32) -> Result<()>,
+    ) -> Result<UblkDevice> {
         let recovered = match options.origin {
             Origin::New => false,
             Origin::Recover(id) => {
@@ -93,11 +98,16 @@ impl UblkDevice {
             }
         };
         let (sender, receiver) = mpsc::channel();
+        let (allow, allowed) = mpsc::channel();
         let server = std::thread::Builder::new()
             .name("ublk".to_owned())
-            .spawn(move || serve(options, factory, sender))
+            .spawn(move || serve(options, factory, sender, allowed))
             .map_err(|source| Error::new(ErrorKind::Io, "start", "ublk").caused_by(source))?;
-        let id = receiver.recv().expect("the server answers or ends the process")?;
+        let answers = "the server answers or ends the process";
+        let id = receiver.recv().expect(answers)?;
+        record(id)?;
+        allow.send(()).expect("the server waits for it");
+        receiver.recv().expect(answers)?;
         Ok(UblkDevice { id, recovered, server: Some(server) })
     }
 
@@ -174,8 +184,14 @@ impl UblkDevice {
     }
 }
 
-/// The thread of a device: it starts the queue threads, reports, and waits until the device is stopped.
-fn serve<F: ServiceFactory>(options: Options, factory: F, report: mpsc::Sender<Result<u32>>) {
+/// The thread of a device: it reports the device's number, starts the queue threads once that is `allowed`, reports
+/// again, and waits until the device is stopped.
+fn serve<F: ServiceFactory>(
+    options: Options,
+    factory: F,
+    report: mpsc::Sender<Result<u32>>,
+    allowed: mpsc::Receiver<()>,
+) {
     let failed = |error: UblkError| driver_error("start", "ublk".to_owned(), error);
     let control = match build(&options) {
         Ok(control) => control,
@@ -190,6 +206,11 @@ fn serve<F: ServiceFactory>(options: Options, factory: F, report: mpsc::Sender<R
         let error = Error::new(ErrorKind::Invalid, "start", "ublk")
             .saying("this kernel's driver cannot hand a device to a successor process; it takes Linux 6.1 or later");
         report.send(Err(error)).expect("the starter waits for the report");
+        return;
+    }
+    report.send(Ok(id)).expect("the starter waits for the report");
+    if allowed.recv().is_err() {
+        // A device that was added here is deleted with `control`; one that was left behind keeps waiting.
         return;
     }
     let queues_run = Arc::new(AtomicBool::new(false));

@@ -6,7 +6,7 @@ use cairn_engine::disk::{Disk, Disks};
 use cairn_engine::error::Result;
 use cairn_engine::lane::Lane;
 use cairn_engine::snapshot::{Consistency, SnapshotName, SnapshotOptions};
-use cairn_engine::volume::{create, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
+use cairn_engine::volume::{create, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use cairn_target::nbd::{serve, ListenOptions, Listeners, Sessions, VolumeSource};
 use cairn_target::stats::Stats;
 use cairn_target::stop::{stop_switch, StopSwitch};
@@ -82,7 +82,7 @@ impl Disk for MemoryDisk {
 struct NoLog;
 
 impl BrokenLog for NoLog {
-    fn record(&self, _reason: &str) -> bool {
+    fn record(&self, _elsewhere: &BrokenElsewhere) -> bool {
         false
     }
 }
