@@ -74,6 +74,25 @@ fn exposing_without_ublk_answers_with_an_nbd_address_and_holds_the_snapshot() {
 }
 
 #[test]
+fn a_snapshot_that_exists_or_does_not_is_said_and_nothing_is_done() {
+    let place = Place::new();
+    let volume = Volume::attached(&place);
+    volume.fill(1);
+    place.done(&["snapshot", "v@one"]);
+    place.done(&["snapshot", "v@two"]);
+    volume.fill(2);
+    let said = place.fails(&["snapshot", "v@one"], 4, "exists");
+    assert!(said.contains("one"), "{said}");
+    place.fails(&["restore", "v@one", "--before", "two", "--yes"], 4, "exists");
+    for arguments in [&["delete", "v@none", "--yes"][..], &["restore", "v@none", "--yes"], &["unexpose", "v@none"]] {
+        let said = place.fails(arguments, 3, "not-found");
+        assert!(said.contains("none"), "{said}");
+    }
+    assert!(volume.holds("v", 2) && volume.holds("v@one", 1));
+    assert_eq!(volume.show()["snapshots"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
 fn what_is_in_use_is_neither_detached_nor_restored_nor_deleted() {
     let place = Place::new();
     let volume = Volume::attached(&place);

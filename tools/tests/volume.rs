@@ -57,10 +57,12 @@ fn create_refuses_what_would_lose_data_or_cannot_work() {
         arguments.into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     let size = ["--store-size", "32M"];
+    let tiny = place.image("tiny.img", 1000);
     for (arguments, code, kind, says) in [
         (create("v", &other, &new, &size), 4, "exists", "another name"),
         (create("w", &other, &other, &[]), 9, "refused", "is the origin"),
         (create("w", "/no/such", &new, &size), 3, "not-found", "/no/such"),
+        (create("w", &tiny, &new, &size), 1, "invalid", "at least 4096"),
         (create("w", &other, &new, &[]), 3, "not-found", "--store-size"),
         (create("w", &other, &store, &["--force"]), 9, "refused", "is the store of volume v"),
         (create("w", &origin, &new, &size), 9, "refused", "is the origin of volume v"),

@@ -2,6 +2,7 @@
 
 mod common;
 
+use cairn_target::control::{CONNECTIONS_MAX, REQUEST_TIMEOUT};
 use common::control::Control;
 use serde_json::{json, Value};
 use std::collections::BTreeSet;
@@ -199,4 +200,26 @@ fn garbage_on_the_socket_harms_nobody() {
         let _ = stream.write_all(&noise);
     }
     assert_eq!(control.ask("GET", "/v1/version", "").0, 200);
+}
+
+#[test]
+fn connections_are_bounded_and_those_that_say_nothing_keep_nobody_out_for_long() {
+    let control = Control::start();
+    let connect = || UnixStream::connect(&control.socket).expect("the kernel holds it until it is accepted");
+    let mut stalled: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect()).collect();
+    stalled[0].write_all(b"GET /v1/vol").expect("sent");
+    stalled[1].write_all(b"POST /v1/snapshots HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n{").expect("sent");
+    std::thread::sleep(Duration::from_millis(200));
+    let mut late = connect();
+    late.write_all(b"GET /v1/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+    late.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+    let waits = std::io::Read::read(&mut late, &mut [0; 1]).expect_err("one too many waits");
+    assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    late.set_read_timeout(Some(REQUEST_TIMEOUT + Duration::from_secs(5))).expect("a timeout");
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut late, &mut answer).expect("answered once the silent ones were sent away");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut refused = String::new();
+    let _ = std::io::Read::read_to_string(&mut stalled[1], &mut refused);
+    assert!(refused.starts_with("HTTP/1.1 408") && refused.contains("body-refused"), "{refused}");
 }

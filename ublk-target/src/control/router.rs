@@ -11,9 +11,10 @@ use super::api::{
 use super::dispatch::Dispatcher;
 use super::error::status;
 use super::handler::ControlHandler;
+use super::server::REQUEST_TIMEOUT;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -32,7 +33,7 @@ const BODY_REFUSED: &str = "body-refused";
 /// What an endpoint answers.
 type Answer<T> = std::result::Result<Json<T>, Failure>;
 /// A body as it arrived, or why it did not.
-type Body = std::result::Result<Bytes, BytesRejection>;
+struct Body(std::result::Result<Bytes, Failure>);
 /// A name out of the path, or why there is none.
 type Name = std::result::Result<Path<String>, PathRejection>;
 
@@ -94,25 +95,33 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Invalid, "control", "request").saying(message)
 }
 
-fn bytes(body: Body) -> std::result::Result<Bytes, Failure> {
-    body.map_err(|rejection| {
-        let message = format!("the body was refused: {}; it may have {BODY_BYTES_MAX} bytes", rejection.body_text());
-        Failure::new(rejection.status(), BODY_REFUSED, message, ErrorKind::Invalid.errno())
-    })
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request(request: Request, state: &S) -> std::result::Result<Body, Self::Rejection> {
+        let refused = |status: StatusCode, why: &str| {
+            let message = format!("the body was refused: {why}; it may have {BODY_BYTES_MAX} bytes");
+            Failure::new(status, BODY_REFUSED, message, ErrorKind::Invalid.errno())
+        };
+        Ok(Body(match tokio::time::timeout(REQUEST_TIMEOUT, Bytes::from_request(request, state)).await {
+            Ok(read) => read.map_err(|rejection| refused(rejection.status(), &rejection.body_text())),
+            Err(_) => Err(refused(StatusCode::REQUEST_TIMEOUT, "it did not arrive in time")),
+        }))
+    }
 }
 
 fn parse<T: DeserializeOwned>(body: Body) -> std::result::Result<T, Failure> {
-    let parsed = serde_json::from_slice(&bytes(body)?);
+    let parsed = serde_json::from_slice(&body.0?);
     Ok(parsed.map_err(|error| invalid(format!("the body is not what this endpoint takes: {error}")))?)
 }
 
 /// As [`parse`]; an empty body stands for the default.
 fn parse_or_default<T: DeserializeOwned + Default>(body: Body) -> std::result::Result<T, Failure> {
-    let body = bytes(body)?;
-    if body.is_empty() {
+    let bytes = body.0?;
+    if bytes.is_empty() {
         return Ok(T::default());
     }
-    parse(Ok(body))
+    parse(Body(Ok(bytes)))
 }
 
 fn snapshot_name(name: Name) -> Result<SnapshotName> {

@@ -2,6 +2,9 @@
 //!
 //! Invariants:
 //! - Only the owner of the socket can connect.
+//! - At most [`CONNECTIONS_MAX`] connections; one more waits until one ends.
+//! - A connection on which no whole request head arrives within [`REQUEST_TIMEOUT`] ends, so that nobody keeps others out
+//!   by saying nothing.
 //! - A stop lets commands that run finish and delivers their answers, for at most [`LAST_ANSWERS_TIMEOUT`]; a command
 //!   is run to completion even then.
 
@@ -10,14 +13,26 @@ use super::handler::ControlHandler;
 use super::router::router;
 use crate::stop::Stop;
 use crate::unix_socket::PrivateListener;
+use axum::Router;
 use cairn_engine::error::{Error, ErrorKind, Result};
-use std::future::IntoFuture;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
+/// Connections at a time.
+pub const CONNECTIONS_MAX: usize = 64;
+/// How long a client has to send the head of a request, and as long again for its body.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long clients have to take their answers after a stop.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait when the host cannot give another descriptor.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Serves the control API on `listener` until `stop` is raised. Runs on the `LocalSet` of a tokio runtime; the handler
 /// is used on this thread only.
@@ -26,22 +41,47 @@ pub async fn serve<H: ControlHandler + 'static>(handler: Rc<H>, listener: Privat
     let (listener, _name) = listener.into_parts();
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     let (dispatcher, inbox) = dispatcher();
-    let graceful = stop.clone();
-    let http = axum::serve(listener, router(dispatcher))
-        .with_graceful_shutdown(async move { graceful.raised().await })
-        .into_future();
-    // In a task of its own, so that running commands go on when the HTTP server is given up.
+    // In a task of its own, so that running commands go on when a client is given up.
     let commands = tokio::task::spawn_local(inbox.run(handler, stop.clone()));
-    let given_up = async {
-        stop.raised().await;
-        tokio::time::sleep(LAST_ANSWERS_TIMEOUT).await;
-    };
-    tokio::select! {
-        served = http => served.map_err(failed)?,
-        () = given_up => tracing::warn!("a client of the control socket did not take its answer"),
+    let connections = GracefulShutdown::new();
+    accept(&listener, router(dispatcher), &connections, &stop).await;
+    if tokio::time::timeout(LAST_ANSWERS_TIMEOUT, connections.shutdown()).await.is_err() {
+        tracing::warn!("a client of the control socket did not take its answer");
     }
     commands.await.map_err(|error| {
         let failure = Error::new(ErrorKind::Io, "serve", "control socket");
         failure.saying("a command panicked").caused_by(error)
     })
+}
+
+async fn accept(listener: &UnixListener, router: Router, connections: &GracefulShutdown, stop: &Stop) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
+    loop {
+        let next = async {
+            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = stop.raised() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "a connection of the control socket ended early");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a client of the control socket could not be accepted");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
 }
