@@ -14,6 +14,7 @@ pub mod format;
 pub mod gate;
 pub mod lane;
 pub mod needed;
+mod partitions;
 pub mod run;
 pub mod saved;
 pub mod signal;

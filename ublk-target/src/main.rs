@@ -157,7 +157,11 @@ fn main() {
 fn serve_volume(common: &Common) -> i32 {
     let config = match common.config() {
         Ok(config) => config,
-        Err(error) => return fail(&error),
+        Err(error) => {
+            let refused = fail(&error);
+            // Requests wait for a successor: the next one may find the configuration again.
+            return if common.recover { 1 } else { refused };
+        }
     };
     serve(ServeOptions {
         paths: common.paths(),

@@ -22,13 +22,14 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
-use crate::disk::{aligned_buffer, Disk};
+use crate::disk::{aligned_buffer, rewrite, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
 use crate::format::superblock::{self, CatalogPlace, Superblock};
 use checkpoint::Checkpoint;
 use record::{LogIdentity, Role, RECORD_ITEMS_BYTES_MAX};
 use state::State;
+use std::ops::Range;
 
 /// Most snapshots of one volume.
 pub const SNAPSHOTS_MAX: usize = 4096;
@@ -54,6 +55,8 @@ pub struct Catalog {
     checkpoint_lost: bool,
     /// The log may hold items that the state lacks, or lack items that it has.
     doubt: bool,
+    /// Where the last record of the log lay when it was read; none where there is only a checkpoint.
+    last_record: Option<Range<u64>>,
     failed: bool,
     read_only: bool,
     repairs: u64,
@@ -94,6 +97,7 @@ impl Catalog {
             doubt: false,
             failed: false,
             read_only: false,
+            last_record: None,
             repairs: 0,
         })
     }
@@ -114,6 +118,7 @@ impl Catalog {
             doubt: false,
             failed: false,
             read_only: found.read_only,
+            last_record: None,
             repairs: u64::from(found.damaged_copy.is_some()),
         };
         catalog.replay(store).await?;
@@ -288,6 +293,10 @@ impl Catalog {
         }
         if !self.settled {
             store.flush().await?;
+            if let Some(range) = self.last_record.take() {
+                // Its append may have failed in a flush, and then no later flush makes it durable: only writing does.
+                self.doubt |= rewrite(store, range).await.is_err();
+            }
             self.settled = true;
         }
         if self.superblock_stale && superblock_too {

@@ -26,11 +26,14 @@ impl Catalog {
             }
             Err(error) => return Err(error),
         }
+        let mut start_bytes = reader.position_bytes;
         while let Some(record) = reader.next().await? {
             if record.role != Role::Appended {
                 return Err(reader.lost("a record of a checkpoint follows the checkpoint's last"));
             }
             self.take(&record)?;
+            self.last_record = Some(start_bytes..reader.position_bytes);
+            start_bytes = reader.position_bytes;
         }
         if reader.sequence < place.records_min {
             return Err(reader.lost(&format!("only {} of {} records are left", reader.sequence, place.records_min)));

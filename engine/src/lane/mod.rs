@@ -120,6 +120,9 @@ impl<D: Disk> Lane<D> {
             if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
                 let result = self.write_origin(offset, &content, durable).await;
                 drop(passage);
+                if let Some(log) = watched {
+                    self.volume.watch.overwritten(&self.volume, &self.disks, log, range).await;
+                }
                 return self.volume.record_if_flush_failed(&self.disks, result).await;
             }
             drop(passage);
@@ -147,6 +150,9 @@ impl<D: Disk> Lane<D> {
             if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
                 let result = self.write_origin(offset, &content, false).await;
                 drop(passage);
+                if let Some(log) = watched {
+                    self.volume.watch.overwritten(&self.volume, &self.disks, log, range).await;
+                }
                 return result;
             }
             drop(passage);

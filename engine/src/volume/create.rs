@@ -9,7 +9,7 @@ use crate::format::superblock::{self, OriginIdentity, Superblock};
 use crate::snapshot::Snapshot;
 use crate::units::{Epoch, BLOCK_BYTES};
 use crate::volume::CreateOptions;
-use crate::watch;
+use crate::watch::{self, WatchLog};
 
 /// Segments a store of middling size is cut into, when its segments are not chosen by hand.
 const SEGMENTS_WANTED: u64 = 65_536;
@@ -66,7 +66,7 @@ pub async fn create<D: Disk>(disks: &Disks<D>, options: &CreateOptions) -> Resul
     superblock.sample_key = options.sample_key;
     let key = &options.sample_key;
     let mut items = vec![Item::Volume(VolumeFacts { size_bytes, active_epoch: Epoch(1), flush_failed: false })];
-    items.extend(watch::all_items(&watch::read_watched(&disks.origin, key, size_bytes).await));
+    items.extend(WatchLog::read(&disks.origin, key, size_bytes, std::iter::empty()).await.items());
     items.extend(watch::read_sample(&disks.origin, key, size_bytes).await);
     Catalog::create(&disks.store, superblock, &items).await?;
     Ok(())

@@ -5,7 +5,7 @@ use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
-use crate::watch;
+use crate::watch::{self, WatchLog};
 use std::sync::atomic::Ordering;
 
 impl Volume {
@@ -37,7 +37,8 @@ impl Volume {
         }
         flushed?;
         let (key, size_bytes) = (ledger.catalog.superblock().sample_key, self.size_bytes());
-        let mut items = watch::all_items(&watch::read_watched(&disks.origin, &key, size_bytes).await);
+        let so_far = ledger.catalog.state().watch.keys().copied();
+        let mut items = WatchLog::read(&disks.origin, &key, size_bytes, so_far).await.items();
         items.push(Item::SampleReset);
         items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await);
         ledger.catalog.append(&disks.store, &items).await?;

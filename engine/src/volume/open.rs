@@ -21,7 +21,7 @@ use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::units::{blocks_for, Epoch, SegmentIndex};
 use crate::view::View;
-use crate::watch::{self, Watch};
+use crate::watch::{self, Watch, WatchLog};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -209,16 +209,17 @@ async fn install<D: Disk>(
     let flush_failed = latched || flushed.is_err();
     items.push(Item::Volume(VolumeFacts { active_epoch, flush_failed, ..facts }));
     let key = ledger.catalog.superblock().sample_key;
-    let logged = match flush_failed {
+    let so_far = &ledger.catalog.state().watch;
+    let log = match flush_failed {
         // Older contents may come back: they stay legal.
-        true => ledger.catalog.state().watch.clone(),
-        false => watch::read_watched(&disks.origin, &key, facts.size_bytes).await,
+        true => WatchLog::kept(so_far, facts.size_bytes),
+        false => WatchLog::read(&disks.origin, &key, facts.size_bytes, so_far.keys().copied()).await,
     };
     items.push(Item::SampleReset);
-    items.extend(watch::all_items(&logged));
+    items.extend(log.items());
     ledger.catalog.append(&disks.store, &items).await?;
     ledger.give_back(recovered.unused);
-    Ok(Watch::new(key, facts.size_bytes, logged))
+    Ok(Watch::new(key, log))
 }
 
 fn break_items(ledger: &Ledger, breaks: &[Break]) -> Vec<Item> {

@@ -6,7 +6,7 @@
 //!   otherwise it was complete once, was lost, and snapshots that may depend on it are broken.
 //! - A read error is never the end of a log.
 //! - For one (epoch, block) the first record wins.
-//! - Nothing is changed on the store here.
+//! - Nothing is changed on the store here; the last record of each lane is written again as it is.
 
 use super::SegmentPlaces;
 use crate::catalog::Catalog;
@@ -78,13 +78,28 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
     for (lane, mut records) in lanes {
         let indexed = state.lanes_indexed.get(&lane).copied().unwrap_or(0);
         if let Some(mut last) = records.last_entry() {
-            if *last.key() > indexed && is_torn(store, last.get()).await {
-                last.get_mut().torn = true;
+            if *last.key() > indexed {
+                settle_last(store, last.get_mut()).await?;
             }
         }
         recovered.replay(records, indexed);
     }
     Ok(recovered)
+}
+
+/// The last record of a lane: torn, or from now on durable. Nobody may have heard that it completed; a flush that
+/// failed may have left it readable only.
+async fn settle_last<D: Disk>(store: &D, record: &mut Found) -> Result<()> {
+    record.torn = is_torn(store, record).await;
+    if record.torn {
+        return Ok(());
+    }
+    let mut bytes = aligned_buffer(record.header.length_bytes());
+    match store.read(record.address_bytes, &mut bytes).await {
+        Ok(()) => store.write_durable(record.address_bytes, &bytes).await,
+        // An image that cannot be read stays an error.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Whether some image of a record is not what its checksum says. An image that cannot be read proves nothing: the

@@ -1,0 +1,299 @@
+//! The watch: was the origin written while Cairn was away?
+//!
+//! A few blocks change whenever a filesystem, a partition table or a volume label is touched: the places of
+//! superblocks and labels at the start, and the last blocks, of the disk and of each of its partitions. Before one of
+//! them is overwritten the hashes of its new sectors are logged durably. After a clean end the origin must hold exactly
+//! the last content; after an unclean one every sector must hold one of the logged contents. A keyed sample of other
+//! blocks is compared after a clean end.
+//!
+//! Invariants:
+//! - One write to watched blocks at a time. A write to the partition table ends when its partitions are watched.
+//! - The log of a block holds every content that its sectors can have after a crash. A block that cannot be read is no
+//!   longer watched until the watch is set up anew.
+//! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log. Where it cannot be
+//!   flushed the latest contents stay: an attach may then ask without reason, but never passes over a change.
+//! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves.
+
+mod hashes;
+mod places;
+mod verify;
+
+pub(crate) use hashes::{read_block, read_sample};
+pub(crate) use verify::verify_origin;
+
+use crate::deadline::Deadline;
+use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
+use crate::error::{ErrorKind, Result};
+use crate::format::item::Item;
+use crate::lane::Content;
+use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES};
+use crate::volume::Volume;
+use futures_util::lock::{Mutex, MutexGuard};
+use hashes::{hash_sectors, read_blocks, SectorHashes};
+use places::{Places, WatchedBlocks, WATCHED_MAX};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Contents logged of one block before the origin is flushed and the log shortened.
+const LOGGED_MAX: usize = 32;
+/// The same for all blocks together, the first content of each not counted. So the log takes at most some 100 KiB of a
+/// catalog's area, and goes into one record.
+const LOGGED_MORE_MAX: usize = 224;
+
+/// What is known of the watched blocks; see the file's head.
+pub struct Watch {
+    key: [u8; 32],
+    blocks: WatchedBlocks,
+    /// Held while a watched block is being written.
+    log: Mutex<WatchLog>,
+}
+
+/// The contents logged since the last reset, oldest first; the watched blocks are those that it has.
+pub(crate) struct WatchLog {
+    contents: BTreeMap<BlockIndex, Vec<SectorHashes>>,
+    /// A write to one of these may move partitions.
+    table: BTreeSet<BlockIndex>,
+    /// The volume's size, or the one it is about to grow to.
+    size_bytes: u64,
+}
+
+/// Proof that the hashes of a write to watched blocks are durable, and that no other such write is under way.
+pub(crate) type WatchedWrite<'a> = MutexGuard<'a, WatchLog>;
+
+impl WatchLog {
+    /// What the origin holds now in the places to watch. Where its partition table cannot be read, `so_far` tells.
+    pub(crate) async fn read<D: Disk>(
+        origin: &D,
+        key: &[u8; 32],
+        size_bytes: u64,
+        so_far: impl Iterator<Item = BlockIndex>,
+    ) -> WatchLog {
+        let Places { blocks, table, size_bytes } = Places::find(origin, size_bytes, so_far).await;
+        let contents = read_blocks(origin, key, size_bytes, blocks.into_iter().take(WATCHED_MAX)).await;
+        WatchLog { contents, table, size_bytes }
+    }
+
+    /// The log of an earlier attachment, of which no content can be ruled out. Partitions are not followed.
+    pub(crate) fn kept(contents: &BTreeMap<BlockIndex, Vec<SectorHashes>>, size_bytes: u64) -> WatchLog {
+        let inside = contents.range(..blocks_for(size_bytes)).take(WATCHED_MAX);
+        let contents = inside.map(|(&block, known)| (block, known.clone())).collect();
+        WatchLog { contents, table: BTreeSet::new(), size_bytes }
+    }
+
+    /// Items that replace the whole log by this one.
+    pub(crate) fn items(&self) -> Vec<Item> {
+        let adds = self
+            .contents
+            .iter()
+            .flat_map(|(&block, known)| known.iter().map(move |&hashes| Item::WatchAdd { block, hashes }));
+        std::iter::once(Item::WatchReset).chain(adds).collect()
+    }
+
+    fn is_long(&self) -> bool {
+        let more: usize = self.contents.values().map(|known| known.len() - 1).sum();
+        more > LOGGED_MORE_MAX || self.contents.values().any(|known| known.len() > LOGGED_MAX)
+    }
+}
+
+impl Watch {
+    pub(crate) fn new(key: [u8; 32], log: WatchLog) -> Watch {
+        Watch { key, blocks: WatchedBlocks::new(log.contents.keys().copied()), log: Mutex::new(log) }
+    }
+
+    /// Whether writes to this block are logged. Asked inside the gate.
+    pub(crate) fn is_watched(&self, block: BlockIndex) -> bool {
+        self.blocks.any_in(block..block + 1)
+    }
+
+    /// Whether a write to these blocks has to be logged first: rarely. Asked inside the gate.
+    pub(crate) fn touches(&self, range: Range<BlockIndex>) -> bool {
+        self.blocks.any_in(range)
+    }
+
+    /// Logs the hashes that a write will leave in watched blocks. No other such write begins before the guard is
+    /// dropped, or given to [`Watch::overwritten`].
+    pub(crate) async fn log_overwrite<D: Disk>(
+        &self,
+        volume: &Volume,
+        disks: &Disks<D>,
+        offset: u64,
+        content: &Content<'_>,
+    ) -> WatchedWrite<'_> {
+        let range = blocks_touched(offset, content.length_bytes());
+        let mut log = self.log.lock().await;
+        let mut coming = BTreeMap::new();
+        let watched: Vec<BlockIndex> = log.contents.range(range).map(|(&block, _)| block).collect();
+        let mut start_anew = false;
+        for block in watched {
+            let Ok(image) = self.image_after(volume, disks, block, offset, content).await else {
+                tracing::warn!(block, "a watched block of the origin cannot be read; it is no longer watched");
+                log.contents.remove(&block);
+                start_anew = true;
+                continue;
+            };
+            let hashes = hash_sectors(&self.key, &image);
+            let known = log.contents.get_mut(&block).expect("it was just listed");
+            if !known.contains(&hashes) {
+                known.push(hashes);
+                coming.insert(block, hashes);
+            }
+        }
+        if log.is_long() {
+            self.shorten(volume, disks, &mut log, &coming).await;
+            start_anew = true;
+        }
+        let add = |(&block, &hashes): (&BlockIndex, &SectorHashes)| Item::WatchAdd { block, hashes };
+        let items: Vec<Item> = if start_anew { log.items() } else { coming.iter().map(add).collect() };
+        record(volume, disks, &items).await;
+        log
+    }
+
+    /// Ends a write to watched blocks, whether or not it went well. Where it may have changed the partition table, the
+    /// watch moves to where the partitions are now.
+    pub(crate) async fn overwritten<D: Disk>(
+        &self,
+        volume: &Volume,
+        disks: &Disks<D>,
+        mut log: WatchedWrite<'_>,
+        range: Range<BlockIndex>,
+    ) {
+        if log.table.range(range).next().is_none() {
+            return;
+        }
+        let places = Places::find(&disks.origin, log.size_bytes, log.contents.keys().copied()).await;
+        if let Err(error) = self.move_to(volume, disks, &mut log, places).await {
+            tracing::error!(%error, "the partition table was written; partitions that are new are not watched");
+        }
+    }
+
+    /// Flushes the origin, so that of every block only what it holds now can be there, and what is coming.
+    async fn shorten<D: Disk>(
+        &self,
+        volume: &Volume,
+        disks: &Disks<D>,
+        log: &mut WatchLog,
+        coming: &BTreeMap<BlockIndex, SectorHashes>,
+    ) {
+        if let Err(error) = volume.flush_origin(disks).await {
+            tracing::error!(%error, "the watch on the origin keeps only the latest contents");
+            let share = LOGGED_MAX.min(1 + LOGGED_MORE_MAX / log.contents.len());
+            for known in log.contents.values_mut() {
+                known.drain(..known.len().saturating_sub(share));
+            }
+            return;
+        }
+        // A block with a single content holds just that.
+        let several = log.contents.extract_if(.., |_, known| known.len() > 1);
+        let several = Vec::from_iter(several.map(|(block, _)| block));
+        let mut present = read_blocks(&disks.origin, &self.key, log.size_bytes, several).await;
+        for (block, hashes) in coming {
+            present.entry(*block).and_modify(|known| known.push(*hashes));
+        }
+        log.contents.append(&mut present);
+    }
+
+    /// Watches other places from now on.
+    async fn move_to<D: Disk>(
+        &self,
+        volume: &Volume,
+        disks: &Disks<D>,
+        log: &mut WatchLog,
+        places: Places,
+    ) -> Result<()> {
+        let Places { blocks, table, size_bytes } = places;
+        // The last block of a volume that grows gets sectors that were not looked at.
+        let cut_off = (!log.size_bytes.is_multiple_of(BLOCK_BYTES as u64) && log.size_bytes != size_bytes)
+            .then_some(log.size_bytes / BLOCK_BYTES as u64);
+        let is_new = |block: &BlockIndex| !log.contents.contains_key(block) || cut_off == Some(*block);
+        let room = WATCHED_MAX - log.contents.len();
+        let new: Vec<BlockIndex> = blocks.iter().copied().filter(is_new).take(room).collect();
+        let is_gone = |block: &BlockIndex| !blocks.contains(block);
+        if !new.is_empty() || log.contents.keys().any(is_gone) {
+            if !new.is_empty() {
+                // Who is inside the gate may still write them unlogged; after this they come here first, and wait.
+                self.announce(volume, log.contents.keys().chain(&new).copied()).await;
+                volume.flush_origin(disks).await?;
+                log.contents.extend(read_blocks(&disks.origin, &self.key, size_bytes, new).await);
+            }
+            log.contents.retain(|block, _| !is_gone(block));
+            record(volume, disks, &log.items()).await;
+            self.announce(volume, log.contents.keys().copied()).await;
+        }
+        log.table = table;
+        log.size_bytes = size_bytes;
+        Ok(())
+    }
+
+    /// Tells everybody which blocks are watched. Afterwards nobody writes as of before.
+    async fn announce(&self, volume: &Volume, blocks: impl Iterator<Item = BlockIndex>) {
+        // Whoever closes the gate holds the ledger.
+        let _ledger = volume.ledger.lock().await;
+        volume.gate.close();
+        let drained = volume.gate.drain(&Deadline::new()).await;
+        assert!(drained, "a deadline that nobody expires does not come");
+        self.blocks.replace(blocks);
+        volume.gate.open();
+    }
+
+    /// The block as it will be after the write.
+    async fn image_after<D: Disk>(
+        &self,
+        volume: &Volume,
+        disks: &Disks<D>,
+        block: BlockIndex,
+        offset: u64,
+        content: &Content<'_>,
+    ) -> Result<AlignedBuffer> {
+        let block_start = block * BLOCK_BYTES as u64;
+        let block_end = (block_start + BLOCK_BYTES as u64).min(volume.size_bytes());
+        let end = offset + content.length_bytes();
+        let mut image = aligned_buffer(BLOCK_BYTES);
+        if offset > block_start || end < block_end {
+            let inside = (block_end - block_start) as usize;
+            volume.read_current(disks, block_start, &mut image[..inside]).await?;
+        }
+        let (from, to) = (offset.max(block_start), end.min(block_end));
+        let part = &mut image[(from - block_start) as usize..(to - block_start) as usize];
+        match content {
+            Content::Data(data) => part.copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]),
+            Content::Zeroes { .. } => part.fill(0),
+        }
+        Ok(image)
+    }
+
+    /// The volume is about to grow to `size_bytes`: until [`Watch::has_grown`] the last blocks of both sizes are watched.
+    pub(crate) async fn is_about_to_grow<D: Disk>(
+        &self,
+        volume: &Volume,
+        disks: &Disks<D>,
+        size_bytes: u64,
+    ) -> Result<()> {
+        let mut log = self.log.lock().await;
+        let places = Places::find(&disks.origin, size_bytes, log.contents.keys().copied()).await;
+        self.move_to(volume, disks, &mut log, places.and_the_end_of(volume.size_bytes())).await
+    }
+
+    /// The volume has grown: from now on only its new last blocks are watched.
+    pub(crate) async fn has_grown<D: Disk>(&self, volume: &Volume, disks: &Disks<D>) {
+        let mut log = self.log.lock().await;
+        let places = Places::find(&disks.origin, volume.size_bytes(), log.contents.keys().copied()).await;
+        if let Err(error) = self.move_to(volume, disks, &mut log, places).await {
+            tracing::error!(%error, "the volume has grown; what is new of its partitions is not watched");
+        }
+    }
+}
+
+/// Makes items durable. Where the store does not take them they stay due: the next catalog record brings them along.
+/// Production does not wait for that; a crash before makes the attach ask the owner.
+async fn record<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
+    if items.is_empty() {
+        return;
+    }
+    let mut ledger = volume.ledger.lock().await;
+    if let Err(error) = ledger.catalog.append(&disks.store, items).await {
+        tracing::error!(%error, "the watch on the origin could not be kept up");
+        if !matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) {
+            ledger.in_memory(items);
+        }
+    }
+}
