@@ -78,7 +78,8 @@ pub fn device_info(id: u32) -> Result<DeviceInfo> {
     })
 }
 
-/// Takes over a device whose server died; waits until the driver has let go of that.
+/// Takes over a device whose server died; waits until the driver has let go of that. A recovery that a server had begun
+/// and did not live to end goes on.
 pub fn begin_recovery(id: u32) -> Result<()> {
     let until = Instant::now() + RECOVERY_WAIT;
     loop {
@@ -87,9 +88,15 @@ pub fn begin_recovery(id: u32) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(100));
             }
+            // Nobody has served a queue since the last recovery began, so the driver refuses to begin another.
+            Err(error) if error.kind() == ErrorKind::Invalid && waits_for_server(id) => return Ok(()),
             result => return result.map(|_| ()),
         }
     }
+}
+
+fn waits_for_server(id: u32) -> bool {
+    device_info(id).is_ok_and(|info| info.state == DeviceState::Quiesced)
 }
 
 /// Stops a device: its requests are finished, then /dev/ublkbN goes away, whoever has it open.

@@ -31,7 +31,7 @@ use service::ServiceFactory;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 
 /// What every device of ours must be granted.
@@ -216,6 +216,7 @@ fn serve<F: ServiceFactory>(
     let queues_run = Arc::new(AtomicBool::new(false));
     let queues_run_flag = queues_run.clone();
     let factory = Arc::new(factory);
+    let all_ready = Arc::new(Barrier::new(usize::from(control.dev_info().nr_hw_queues)));
     let shape = options.shape.clone();
     let ready = report.clone();
     let result = control.run_target(
@@ -226,7 +227,7 @@ fn serve<F: ServiceFactory>(
         },
         move |queue, device| {
             queues_run_flag.store(true, Ordering::Release);
-            if let Err(error) = queue::run_queue(queue, device, &*factory) {
+            if let Err(error) = queue::run_queue(queue, device, &*factory, &all_ready) {
                 if !matches!(error, UblkError::QueueIsDown) {
                     end_process(&format!("queue {queue} of ublk{id} failed: {error}"));
                 }

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A tag's buffer belongs to the kernel from fetch to request and from commit to the next request, to its task in
 //!   between.
+//! - Only a completion that says so is a request: after any other a tag's descriptor is one of an earlier request.
+//! - All queues begin to fetch together: the driver cannot recover a device of which some queues were served and some not.
 //! - The thread ends only when every tag's task has ended and no tick is under way, so no I/O is left behind.
 
 #![allow(unsafe_code)]
@@ -19,14 +21,21 @@ use libublk::{UblkError, UblkUringData};
 use smol::LocalExecutor;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Barrier;
 
 /// Entries of the ring for each tag: the block request itself, and the I/O that saving and writing take.
 const RING_ENTRIES_PER_TAG: u32 = 4;
 const RING_ENTRIES_MAX: u32 = 4096;
+const ARRIVED: i32 = libublk::sys::UBLK_IO_RES_OK as i32;
 static TICK: types::Timespec = types::Timespec::new().sec(1);
 
-/// Serves one queue until the device is stopped.
-pub fn run_queue<F: ServiceFactory>(queue: u16, device: &UblkDev, factory: &F) -> Result<(), UblkError> {
+/// Serves one queue until the device is stopped. It begins when `all_ready` has been reached by every queue.
+pub fn run_queue<F: ServiceFactory>(
+    queue: u16,
+    device: &UblkDev,
+    factory: &F,
+    all_ready: &Barrier,
+) -> Result<(), UblkError> {
     make_ring(u32::from(device.dev_info.queue_depth))?;
     let notifier = Notifier::new()?;
     let service = Rc::new(factory.make(queue)?);
@@ -41,6 +50,7 @@ pub fn run_queue<F: ServiceFactory>(queue: u16, device: &UblkDev, factory: &F) -
     let ticks = executor.spawn(notifier.wrap(tick(service, ticking.clone())));
     let wakes = executor.spawn(notifier.wrap(listen(notifier.clone())));
     let driver = executor.clone();
+    all_ready.wait();
     let result = smol::block_on(executor.run(async move {
         let run_tasks = || while driver.try_tick() {};
         let done = || tags.iter().all(|task| task.is_finished()) && !ticking.get();
@@ -71,7 +81,7 @@ async fn serve_tag<S: Service>(channel: Rc<UblkQueue<'_>>, tag: u16, service: Rc
     let transfer = Transfer::of(channel.dev, channel.get_qid());
     let known = transfer.by_driver().then_some(&buffer);
     let fetched = channel.submit_io_prep_cmd(tag, transfer.describe(buffer.as_slice()), 0, known).await;
-    let mut state = fetched.map(|_| ());
+    let mut state = arrival(fetched);
     while state.is_ok() {
         let request = Request::decode(channel.get_iod(tag));
         // SAFETY: the buffer lives until this task ends, and between a request and its commit nobody else uses it.
@@ -81,12 +91,21 @@ async fn serve_tag<S: Service>(channel: Rc<UblkQueue<'_>>, tag: u16, service: Rc
             Err(errno) => errno,
         };
         let answer = transfer.give(tag, &request, piece, answer);
-        state = channel.submit_io_commit_cmd(tag, transfer.describe(piece), answer).await.map(|_| ());
+        let committed = channel.submit_io_commit_cmd(tag, transfer.describe(piece), answer).await;
+        state = arrival(committed);
     }
     if !matches!(state, Err(UblkError::QueueIsDown)) {
         // A tag that nobody serves would hang its next request for ever; a successor can serve it.
         eprintln!("tag {tag} cannot talk to the driver any more: {state:?}; ending the process");
         std::process::abort();
+    }
+}
+
+/// Whether a completed command to the driver has brought a request.
+fn arrival(completed: Result<i32, UblkError>) -> Result<(), UblkError> {
+    match completed? {
+        ARRIVED => Ok(()),
+        refused => Err(UblkError::UringIOError(refused)),
     }
 }
 
@@ -111,5 +130,19 @@ async fn tick<S: Service>(service: Rc<S>, ticking: Rc<Cell<bool>>) {
             tracing::warn!(%error, "housekeeping of a queue failed");
         }
         ticking.set(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_command_is_never_taken_for_a_request() {
+        assert!(arrival(Ok(0)).is_ok());
+        for refused in [-libc::EBUSY, -libc::EINVAL, 1] {
+            assert!(matches!(arrival(Ok(refused)), Err(UblkError::UringIOError(errno)) if errno == refused));
+        }
+        assert!(matches!(arrival(Err(UblkError::QueueIsDown)), Err(UblkError::QueueIsDown)));
     }
 }
