@@ -11,6 +11,7 @@
 
 use crate::format::checksum::{salted, Kind};
 use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES};
+use std::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -51,6 +52,8 @@ struct RawEntry {
 
 const _: () = assert!(size_of::<RawEntry>() == 16);
 const _: () = assert!(size_of::<RawHeader>() == BLOCK_BYTES);
+const _: () = assert!(offset_of!(RawHeader, store) == 40 && offset_of!(RawHeader, attempt) == 64);
+const _: () = assert!(offset_of!(RawHeader, entries) == 128);
 
 /// Where a record may lie: the segment, its life, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
