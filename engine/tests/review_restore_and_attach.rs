@@ -30,6 +30,27 @@ async fn restore(rig: &Rig, name: &str) -> Result<()> {
 }
 
 #[test]
+fn an_unreadable_block_of_the_target_does_not_hold_a_restore_for_ever() {
+    let rig = rig(1, 48 * 4096);
+    rig.snapshot("a").expect("cut");
+    rig.disks.origin.inject(Fault::persistent(FaultTarget::Read, 0).within(20 * 4096..21 * 4096));
+    rig.write(20 * 4096, 4096, 2).expect("the write goes through, the old content is recorded as unreadable");
+    rig.disks.origin.clear_faults();
+    rig.write(21 * 4096, 4096, 2).expect("write");
+    if block_on(restore(&rig, "a")).is_err() {
+        return;
+    }
+    for _ in 0..20 {
+        let _ = rig.work();
+    }
+    let write = rig.write(20 * 4096, 4096, 3);
+    assert!(write.is_ok(), "the whole block is overwritten, its old content does not matter: {write:?}");
+    rig.work().expect("the restore ends");
+    let detach = block_on(rig.volume.close(&rig.disks, 0));
+    assert!(detach.is_ok(), "the restore can neither end nor be given up: {detach:?}");
+}
+
+#[test]
 fn a_restore_that_was_reported_as_failed_never_takes_back_later_writes() {
     for from in 0..40 {
         for seed in 0..12 {

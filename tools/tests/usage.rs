@@ -67,7 +67,12 @@ fn a_volume_that_is_not_attached_says_so_and_how_to_attach_it() {
     assert_eq!(shown["attached"], false);
     assert!(shown["volume"].is_null() && shown["snapshots"].is_null());
     assert!(shown["store_error"].as_str().expect("a reason").contains("no.store"));
+    assert!(shown["gave_up"].is_null());
     place.fails(&["show", "v@s"], 3, "not-found");
+    std::fs::create_dir_all(place.path("run/v")).expect("the run directory");
+    std::fs::write(place.path("run/v/gave-up"), "11 workers died in a row; giving up\n").expect("a mark");
+    assert_eq!(place.json(&["show", "v"])["gave_up"], "11 workers died in a row; giving up");
+    assert!(place.done(&["show", "v"]).stdout.contains("not served: 11 workers died"));
     let listed = place.json(&["list"]);
     assert_eq!(listed["volumes"][0]["name"], "v");
     assert_eq!(listed["volumes"][0]["attached"], false);

@@ -36,6 +36,15 @@ impl RestoreRecord {
         block < self.cursor_block || self.moved.range(..=block).next_back().is_some_and(covers)
     }
 
+    /// Where the blocks end that are moved with this one; `None` where it is not moved.
+    pub fn moved_until(&self, block: BlockIndex) -> Option<BlockIndex> {
+        if block < self.cursor_block {
+            return Some(self.cursor_block);
+        }
+        let (start, count) = self.moved.range(..=block).next_back()?;
+        Some(start + count).filter(|end| block < *end)
+    }
+
     /// The narrowest gap before a mark, once there are `marks_max` of them.
     pub fn gap_to_close(&self, marks_max: usize) -> Option<Range<BlockIndex>> {
         if self.moved.len() < marks_max {

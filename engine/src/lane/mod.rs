@@ -50,6 +50,14 @@ impl Content<'_> {
         }
     }
 
+    /// The bytes from `from` on that `part` has room for.
+    pub(crate) fn copy_part(&self, from: u64, part: &mut [u8]) {
+        match self {
+            Content::Data(data) => part.copy_from_slice(&data[from as usize..from as usize + part.len()]),
+            Content::Zeroes { .. } => part.fill(0),
+        }
+    }
+
     fn piece(&self, from: u64, length_bytes: u64) -> Self {
         match self {
             Content::Data(data) => Content::Data(&data[from as usize..(from + length_bytes) as usize]),
@@ -129,7 +137,7 @@ impl<D: Disk> Lane<D> {
             // Nobody waits for a save or for a restore with the watch's lock in hand: both write watched blocks too.
             drop(watched.take());
             if held_back {
-                self.volume.move_before_write(self, range.clone()).await?;
+                self.volume.move_before_write(self, offset, &content).await?;
             } else if is_saved {
                 watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
             } else {
@@ -239,6 +247,9 @@ impl<D: Disk> Lane<D> {
     /// again.
     pub async fn tick(&self) -> Result<()> {
         self.volume.retry.notify();
+        if self.volume.restore.try_unmovable_again() {
+            self.volume.work.notify();
+        }
         self.confirm_last_record().await
     }
 

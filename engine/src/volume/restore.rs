@@ -10,19 +10,25 @@
 use super::Volume;
 use crate::catalog::state::RestoreRecord;
 use crate::deadline::Deadline;
-use crate::disk::{Disk, Disks};
+use crate::disk::{aligned_buffer, Disk, Disks};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
-use crate::lane::Lane;
+use crate::lane::{Content, Lane};
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
-use crate::units::{BlockIndex, Epoch, BLOCK_BYTES, PIECE_BLOCKS_MAX};
+use crate::units::{blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, PIECE_BLOCKS_MAX};
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, RwLock};
 
 /// Marks of blocks moved ahead of the cursor. One more, and the narrowest gap between two of them is closed.
 const MARKS_MAX: usize = 1024;
+
+/// Blocks that cannot be moved and are remembered as such.
+const UNMOVABLE_MAX: usize = 4096;
+/// Ticks of lanes, one a second each, until they are tried again.
+const TICKS_BETWEEN_TRIES: u32 = 60;
 
 /// The restore under way, if any.
 #[derive(Default)]
@@ -32,6 +38,10 @@ pub(crate) struct RestoreState {
     record: RwLock<Option<RestoreRecord>>,
     /// One mover at a time: the background, or a write that needs its blocks moved.
     mover: futures_util::lock::Mutex<()>,
+    /// Blocks that could not be moved: what the target holds there cannot be read, or not be written. Reading them
+    /// fails; a write of the whole block puts them right. Forgotten at a crash, and then found again.
+    unmovable: Mutex<BTreeSet<BlockIndex>>,
+    ticks: AtomicU32,
 }
 
 /// How far a restore is.
@@ -50,7 +60,7 @@ pub struct RestoreProgress {
 impl RestoreState {
     pub(crate) fn new(record: Option<RestoreRecord>) -> RestoreState {
         let active = AtomicBool::new(record.is_some());
-        RestoreState { active, record: RwLock::new(record), mover: Default::default() }
+        RestoreState { active, record: RwLock::new(record), ..RestoreState::default() }
     }
 
     fn with_record<T>(&self, look: impl FnOnce(&RestoreRecord) -> T) -> Option<T> {
@@ -64,6 +74,10 @@ impl RestoreState {
         let mut slot = self.record.write().expect("no holder of this lock panics");
         self.active.store(record.is_some(), Ordering::Release);
         *slot = record;
+    }
+
+    fn is_moved(&self, block: BlockIndex) -> bool {
+        !self.holds_back(block..block + 1)
     }
 
     /// Whether a write to these blocks has to wait until they are moved.
@@ -86,8 +100,54 @@ impl RestoreState {
         if self.target().is_none() {
             return Ok(());
         }
-        let message = "a restore is under way; wait until `cairn show` says it is done";
+        let message = match self.unmovable().first() {
+            None => "a restore is under way; wait until `cairn show` says it is done".to_owned(),
+            Some(first) => format!(
+                "a restore is under way and {} blocks of its snapshot cannot be read, the first at byte {}; overwrite \
+                 them (whole blocks of {BLOCK_BYTES} bytes) so that it can end",
+                self.unmovable().len(),
+                first * BLOCK_BYTES as u64
+            ),
+        };
         Err(Error::new(ErrorKind::Busy, operation, "volume").saying(message))
+    }
+
+    fn unmovable(&self) -> BTreeSet<BlockIndex> {
+        self.unmovable.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Remembers a block that cannot be moved. Fails with the cause where there are too many to remember.
+    fn give_up_block(&self, block: BlockIndex, cause: Error) -> Result<()> {
+        tracing::error!(block, %cause, "a block cannot be restored");
+        let mut unmovable = self.unmovable.lock().expect("no holder of this lock panics");
+        if unmovable.len() >= UNMOVABLE_MAX {
+            return Err(cause);
+        }
+        unmovable.insert(block);
+        Ok(())
+    }
+
+    /// From time to time what could not be moved is tried again. True if there is something to try.
+    pub(crate) fn try_unmovable_again(&self) -> bool {
+        let is_time = self.ticks.fetch_add(1, Ordering::Relaxed) % TICKS_BETWEEN_TRIES == TICKS_BETWEEN_TRIES - 1;
+        is_time && !std::mem::take(&mut *self.unmovable.lock().expect("no holder of this lock panics")).is_empty()
+    }
+
+    /// The first block that is neither moved nor known to be unmovable.
+    fn next_to_move(&self, blocks: u64) -> Option<BlockIndex> {
+        let unmovable = self.unmovable();
+        self.with_record(|record| {
+            let mut at = record.cursor_block;
+            while at < blocks {
+                match record.moved_until(at) {
+                    Some(end) => at = end,
+                    None if unmovable.contains(&at) => at += 1,
+                    None => return Some(at),
+                }
+            }
+            None
+        })
+        .flatten()
     }
 }
 
@@ -189,25 +249,63 @@ impl Volume {
         Ok(())
     }
 
-    /// Moves the blocks that a write is about to change, so that the write may go on.
-    pub(crate) async fn move_before_write<D: Disk>(&self, lane: &Lane<D>, range: Range<BlockIndex>) -> Result<()> {
+    /// Moves the blocks that a write of `content` at `offset` is about to change, so that the write may go on. Fails
+    /// where one of them cannot be moved and the write does not cover it.
+    pub(crate) async fn move_before_write<D: Disk>(
+        &self,
+        lane: &Lane<D>,
+        offset: u64,
+        content: &Content<'_>,
+    ) -> Result<()> {
         let mover = self.restore.mover.lock().await;
-        let result = self.move_and_mark(lane, range).await;
+        let result = self.move_and_mark(lane, offset, content).await;
         drop(mover);
         // The background passes a restore by while somebody else moves blocks.
         self.work.notify();
         result
     }
 
-    async fn move_and_mark<D: Disk>(&self, lane: &Lane<D>, range: Range<BlockIndex>) -> Result<()> {
-        let mut ranges = vec![range];
-        ranges.extend(self.restore.with_record(|record| record.gap_to_close(MARKS_MAX)).flatten());
-        for range in ranges {
-            let Some(target) = self.restore.target_of_unmoved(range.clone()) else { continue };
-            self.move_saved_since(lane, target, range.clone()).await?;
-            self.flush_origin(lane.disks()).await?;
-            let count_blocks = range.end - range.start;
-            self.note_restore(lane, Item::RestoreMoved { start_block: range.start, count_blocks }).await?;
+    async fn move_and_mark<D: Disk>(&self, lane: &Lane<D>, offset: u64, content: &Content<'_>) -> Result<()> {
+        let range = blocks_touched(offset, content.length_bytes());
+        let Some(target) = self.restore.target_of_unmoved(range.clone()) else { return Ok(()) };
+        self.move_saved_since(lane, target, range.clone()).await?;
+        for block in self.restore.unmovable().range(range.clone()) {
+            let at = block * BLOCK_BYTES as u64;
+            let length = (self.size_bytes() - at).min(BLOCK_BYTES as u64);
+            if at < offset || at + length > offset + content.length_bytes() {
+                let message = "the restored snapshot cannot be read here; write the whole block";
+                return Err(Error::new(ErrorKind::Io, "write", "volume").at(at).saying(message));
+            }
+            let mut image = aligned_buffer(length as usize);
+            content.copy_part(at - offset, &mut image);
+            lane.write_back(at, &image).await?;
+        }
+        self.mark_moved(lane, range).await?;
+        if let Some(gap) = self.restore.with_record(|record| record.gap_to_close(MARKS_MAX)).flatten() {
+            self.move_saved_since(lane, target, gap.clone()).await?;
+            self.mark_moved_but_unmovable(lane, gap).await?;
+        }
+        Ok(())
+    }
+
+    /// What was moved is durable, and then the catalog says so.
+    async fn mark_moved<D: Disk>(&self, lane: &Lane<D>, range: Range<BlockIndex>) -> Result<()> {
+        self.flush_origin(lane.disks()).await?;
+        let count_blocks = range.end - range.start;
+        self.note_restore(lane, Item::RestoreMoved { start_block: range.start, count_blocks }).await?;
+        let mut unmovable = self.restore.unmovable.lock().expect("no holder of this lock panics");
+        unmovable.retain(|block| !range.contains(block));
+        Ok(())
+    }
+
+    async fn mark_moved_but_unmovable<D: Disk>(&self, lane: &Lane<D>, range: Range<BlockIndex>) -> Result<()> {
+        let mut start = range.start;
+        let holes: Vec<BlockIndex> = self.restore.unmovable().range(range.clone()).copied().collect();
+        for end in holes.into_iter().chain([range.end]) {
+            if start < end {
+                self.mark_moved(lane, start..end).await?;
+            }
+            start = end + 1;
         }
         Ok(())
     }
@@ -219,11 +317,24 @@ impl Volume {
         let Some(RestoreProgress { target, before, cursor_block, blocks }) = self.restore_progress() else {
             return Ok(false);
         };
-        let end = blocks.min(cursor_block + self.limits.restore_step_blocks);
-        let at = self.move_saved_since(lane, target, cursor_block..end).await?.min(blocks);
+        let Some(start) = self.restore.next_to_move(blocks) else {
+            if self.restore.unmovable().is_empty() {
+                self.note_restore(lane, Item::RestoreEnd).await?;
+                return Ok(true);
+            }
+            // Only writes of whole blocks can help now.
+            return Ok(false);
+        };
+        let end = blocks.min(start + self.limits.restore_step_blocks);
+        let at = self.move_saved_since(lane, target, start..end).await?.min(blocks);
+        let holes = self.restore.unmovable();
+        if start > cursor_block || holes.range(start..at).next().is_some() {
+            self.mark_moved_but_unmovable(lane, start..at).await?;
+            return Ok(true);
+        }
         self.flush_origin(lane.disks()).await?;
         let item = match at {
-            at if at >= blocks => Item::RestoreEnd,
+            at if at >= blocks && holes.is_empty() => Item::RestoreEnd,
             at => Item::RestorePut { target_epoch: target, before_epoch: before, cursor_block: at },
         };
         self.note_restore(lane, item).await?;
@@ -257,26 +368,51 @@ impl Volume {
         Ok(())
     }
 
-    /// Writes to the origin what unmoved blocks of the range held at the target, saving what is there now.
+    /// Writes to the origin what unmoved blocks of the range held at the target, saving what is there now. Blocks with
+    /// which that does not go are remembered.
     async fn move_blocks<D: Disk>(&self, lane: &Lane<D>, target: Epoch, range: Range<BlockIndex>) -> Result<()> {
         let disks = lane.disks();
         let mut found: Vec<Option<Entry>> = vec![None; (range.end - range.start) as usize];
         let view = self.view_now();
         view.find_range(&disks.store, &self.cache, range.clone(), target, &mut found).await?;
         drop(view);
-        let content = self.read_blocks_as_of(disks, target, range.clone()).await?;
-        for (slot, block) in range.enumerate() {
-            // A block without an entry was not overwritten since the target: the origin has it.
-            if found[slot].is_none() || !self.restore.holds_back(block..block + 1) {
-                continue;
+        // A block without an entry was not overwritten since the target: the origin has it.
+        let moves =
+            |block: BlockIndex| found[(block - range.start) as usize].is_some() && !self.restore.is_moved(block);
+        if let Ok(content) = self.read_blocks_as_of(disks, target, range.clone()).await {
+            for (slot, block) in range.clone().enumerate().filter(|(_, block)| moves(*block)) {
+                let image = &content[slot * BLOCK_BYTES..(slot + 1) * BLOCK_BYTES];
+                self.move_block(lane, block, Ok(image)).await?;
             }
-            let offset = block * BLOCK_BYTES as u64;
-            let length = (self.size_bytes() - offset).min(BLOCK_BYTES as u64) as usize;
-            let image = &content[slot * BLOCK_BYTES..slot * BLOCK_BYTES + length];
-            lane.write_back(offset, image).await?;
-            self.stats.blocks_restored.add(1);
+            return Ok(());
+        }
+        for block in range.clone().filter(|block| moves(*block)) {
+            let image = self.read_blocks_as_of(disks, target, block..block + 1).await;
+            match image {
+                Ok(image) => self.move_block(lane, block, Ok(&image)).await?,
+                Err(error) => self.move_block(lane, block, Err(error)).await?,
+            }
         }
         Ok(())
+    }
+
+    async fn move_block<D: Disk>(&self, lane: &Lane<D>, block: BlockIndex, image: Result<&[u8]>) -> Result<()> {
+        let offset = block * BLOCK_BYTES as u64;
+        let length = (self.size_bytes() - offset).min(BLOCK_BYTES as u64) as usize;
+        let moved = match image {
+            Ok(image) => lane.write_back(offset, &image[..length]).await,
+            Err(error) => Err(error),
+        };
+        match moved {
+            Ok(()) => {
+                self.stats.blocks_restored.add(1);
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt) => {
+                self.restore.give_up_block(block, error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The first block from `from` on that was saved in the target's epoch or later.

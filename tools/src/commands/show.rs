@@ -1,6 +1,7 @@
 //! `cairn show`: a volume with its snapshots, or one snapshot.
 
 use crate::arguments::Show;
+use crate::client::Client;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
 use crate::names::{SnapshotPath, Target, VolumeName};
@@ -9,6 +10,7 @@ use crate::output::bytes::format_bytes;
 use crate::output::table::{fields, table};
 use cairn_target::config::VolumeConfig;
 use cairn_target::control::api::{Consistency, SnapshotList, SnapshotReport, SnapshotState, VolumeReport, VolumeState};
+use cairn_target::supervise::gave_up_mark;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -22,6 +24,8 @@ struct Answer {
     snapshots: Option<Vec<SnapshotReport>>,
     /// Why the store of a detached volume cannot be read; null where it can.
     store_error: Option<String>,
+    /// What the supervisor said when it gave up restarting the target; null where it did not.
+    gave_up: Option<String>,
 }
 
 pub fn run(context: &Context, arguments: &Show) -> Outcome {
@@ -34,21 +38,25 @@ pub fn run(context: &Context, arguments: &Show) -> Outcome {
 fn show_volume(context: &Context, name: &VolumeName) -> Outcome {
     let config = context.config(name)?;
     let client = context.client_of(&config);
-    let volume = match client.get::<VolumeReport>("/v1/volume") {
-        Ok(report) => Some(report),
-        Err(failure) if failure.code == ExitCode::NotAttached => None,
+    let (volume, snapshots, store_error) = match ask_target(&client) {
+        Ok((volume, snapshots)) => (Some(volume), Some(snapshots), None),
+        Err(failure) if failure.code == ExitCode::NotAttached => match offline::snapshots(&config.store) {
+            Ok(snapshots) => (None, Some(snapshots), None),
+            Err(failure) => (None, None, Some(failure.message)),
+        },
         Err(failure) => return Err(failure),
     };
-    let (snapshots, store_error) = match &volume {
-        Some(_) => (Some(client.get::<SnapshotList>("/v1/snapshots")?.snapshots), None),
-        None => match offline::snapshots(&config.store) {
-            Ok(snapshots) => (Some(snapshots), None),
-            Err(failure) => (None, Some(failure.message)),
-        },
-    };
+    let mark = gave_up_mark(&context.paths.volume(name.as_str())?);
+    let gave_up = std::fs::read_to_string(mark).ok().filter(|_| volume.is_none()).map(|text| text.trim().to_owned());
     let name = config.name.clone();
-    let answer = Answer { name, attached: volume.is_some(), config, volume, snapshots, store_error };
+    let answer = Answer { name, attached: volume.is_some(), config, volume, snapshots, store_error, gave_up };
     context.output.answer(&answer, volume_text)
+}
+
+/// Both or neither: a target may be detached in between.
+fn ask_target(client: &Client) -> Result<(VolumeReport, Vec<SnapshotReport>), Failure> {
+    let volume = client.get("/v1/volume")?;
+    Ok((volume, client.get::<SnapshotList>("/v1/snapshots")?.snapshots))
 }
 
 fn show_snapshot(context: &Context, path: &SnapshotPath) -> Outcome {
@@ -90,9 +98,13 @@ fn volume_text(answer: &Answer) -> String {
 
 fn detached_text(answer: &Answer) -> String {
     let store = answer.config.store.display();
+    let state = match &answer.gave_up {
+        Some(why) => format!("not served: {why}"),
+        None => format!("detached; attach it: cairn attach {}", answer.name),
+    };
     fields(&[
         ("volume", answer.name.clone()),
-        ("state", format!("detached; attach it: cairn attach {}", answer.name)),
+        ("state", state),
         ("origin", answer.config.origin.display().to_string()),
         ("store", answer.store_error.as_ref().map_or(store.to_string(), |error| format!("cannot be read: {error}"))),
     ])

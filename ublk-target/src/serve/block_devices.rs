@@ -323,12 +323,10 @@ pub fn is_adoptable(id: u32) -> bool {
 }
 
 /// Removes what a killed worker had added and not recorded yet: devices without a block device, which nobody can have
-/// opened. They carry the number of the process that added them.
+/// opened. They carry the mark of the process that added them.
 pub fn sweep_added(worker_pid: u32, recorded: &[u32]) {
     for id in control::device_ids() {
-        let is_left = |info: control::DeviceInfo| {
-            info.state == DeviceState::Dead && u32::try_from(info.server_pid).is_ok_and(|pid| pid == worker_pid)
-        };
+        let is_left = |info: control::DeviceInfo| info.state == DeviceState::Dead && info.added_by == Some(worker_pid);
         if !recorded.contains(&id) && control::device_info(id).is_ok_and(is_left) {
             tracing::warn!(device = id, "a killed worker left a device that it had not started; it is removed");
             remove_orphan(id);

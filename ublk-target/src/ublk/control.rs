@@ -40,8 +40,21 @@ pub struct DeviceInfo {
     pub depth: u16,
     /// `UBLK_F_` flags granted.
     pub flags: u64,
-    /// Process that serves it, or did.
-    pub server_pid: i32,
+    /// The process that added it, where that was one of ours.
+    pub added_by: Option<u32>,
+}
+
+/// The upper half of the mark that our devices carry from the instant they exist, "CAIR".
+const MARK: u64 = 0x4341_4952;
+
+/// What this process writes into the field that the driver keeps for servers: that it is Cairn, and which process. The
+/// driver's own record of a process begins only when the device starts.
+pub fn mark_of_this_process() -> u64 {
+    MARK << 32 | u64::from(std::process::id())
+}
+
+fn process_of_mark(mark: u64) -> Option<u32> {
+    (mark >> 32 == MARK).then_some(mark as u32)
 }
 
 /// Asks about a device. [`ErrorKind::NotFound`] when there is none of this id.
@@ -60,7 +73,7 @@ pub fn device_info(id: u32) -> Result<DeviceInfo> {
             queues: info.nr_hw_queues,
             depth: info.queue_depth,
             flags: info.flags,
-            server_pid: info.ublksrv_pid,
+            added_by: process_of_mark(info.ublksrv_flags),
         })
     })
 }
@@ -152,4 +165,16 @@ pub fn driver_error(operation: &'static str, device: String, error: UblkError) -
         _ => (ErrorKind::Io, "the ublk driver failed"),
     };
     Error::new(kind, operation, device).saying(message).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_known_as_ours_by_its_mark() {
+        assert_eq!(process_of_mark(mark_of_this_process()), Some(std::process::id()));
+        assert_eq!(process_of_mark(0), None);
+        assert_eq!(process_of_mark(u64::from(std::process::id())), None);
+    }
 }

@@ -248,6 +248,7 @@ fn build(options: &Options) -> std::result::Result<libublk::ctrl::UblkCtrl, Ublk
     match options.origin {
         Origin::New => builder
             .ctrl_flags(FLAGS | transfer::flags())
+            .ctrl_target_flags(control::mark_of_this_process())
             .id(-1)
             .nr_queues(options.queues)
             .depth(options.depth)
