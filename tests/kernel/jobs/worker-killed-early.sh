@@ -30,12 +30,16 @@ for kill in $(seq 15); do
     if [ $((kill % 5)) = 0 ]; then
         wait_for 90 cairn show vol >/dev/null
         sleep 2.5
+        echo "$kill kills"
     fi
 done
 wait_for 90 cairn show vol >/dev/null
+echo "served again"
 [ "$(nodes)" = "$nodes_before" ] || fail "other devices: $(nodes)"
 sleep 1
 touch /tmp/stop-fio
+has_ended() { ! kill -0 "$fio" 2>/dev/null || grep -q 'err=' fio-output; }
+wait_for 60 has_ended
 wait "$fio" || { cat fio-output; fail "fio saw an I/O error or a mismatch"; }
 grep -E 'err= 0' fio-output
 exec 7<&- 8<&-

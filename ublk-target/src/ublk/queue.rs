@@ -39,18 +39,22 @@ pub fn run_queue<F: ServiceFactory>(
     make_ring(u32::from(device.dev_info.queue_depth))?;
     let notifier = Notifier::new()?;
     let service = Rc::new(factory.make(queue)?);
-    let channel = Rc::new(UblkQueue::new(queue, device)?);
+    let buffer_bytes = device.dev_info.max_io_buf_bytes as usize;
+    let buffers: Vec<_> = (0..device.dev_info.queue_depth).map(|_| IoBuf::<u8>::new(buffer_bytes)).collect();
     let executor = Rc::new(LocalExecutor::new());
     let mut tags = Vec::new();
-    for tag in channel.tags() {
-        let task = serve_tag(channel.clone(), tag, service.clone());
+    // A process that is killed between here and its first fetch leaves a device that no other can recover, on Linux 6.12:
+    // so everything that takes time has been done.
+    all_ready.wait();
+    let channel = Rc::new(UblkQueue::new(queue, device)?);
+    for (tag, buffer) in channel.tags().zip(buffers) {
+        let task = serve_tag(channel.clone(), tag, buffer, service.clone());
         tags.push(executor.spawn(notifier.wrap(task)));
     }
     let ticking = Rc::new(Cell::new(false));
     let ticks = executor.spawn(notifier.wrap(tick(service, ticking.clone())));
     let wakes = executor.spawn(notifier.wrap(listen(notifier.clone())));
     let driver = executor.clone();
-    all_ready.wait();
     let result = smol::block_on(executor.run(async move {
         let run_tasks = || while driver.try_tick() {};
         let done = || tags.iter().all(|task| task.is_finished()) && !ticking.get();
@@ -74,10 +78,8 @@ fn make_ring(depth: u32) -> Result<(), UblkError> {
     })
 }
 
-async fn serve_tag<S: Service>(channel: Rc<UblkQueue<'_>>, tag: u16, service: Rc<S>) {
-    let buffer_bytes = channel.dev.dev_info.max_io_buf_bytes as usize;
-    let buffer = IoBuf::<u8>::new(buffer_bytes);
-    let memory = buffer.as_mut_ptr();
+async fn serve_tag<S: Service>(channel: Rc<UblkQueue<'_>>, tag: u16, buffer: IoBuf<u8>, service: Rc<S>) {
+    let (memory, buffer_bytes) = (buffer.as_mut_ptr(), buffer.len());
     let transfer = Transfer::of(channel.dev, channel.get_qid());
     let known = transfer.by_driver().then_some(&buffer);
     let fetched = channel.submit_io_prep_cmd(tag, transfer.describe(buffer.as_slice()), 0, known).await;
