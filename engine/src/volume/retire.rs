@@ -11,6 +11,7 @@ use crate::signal::Signal;
 use crate::units::SegmentIndex;
 use crate::view::View;
 use std::ops::Deref;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// What one replacement of the view left behind.
@@ -78,6 +79,10 @@ impl Volume {
             released |= !front.segments.is_empty();
             self.stats.segments_freed.add(front.segments.len() as u64);
             ledger.give_back(front.segments);
+        }
+        if released {
+            // Whoever still lacks room says so again.
+            self.room_wanted.store(false, Ordering::Relaxed);
         }
         released
     }
