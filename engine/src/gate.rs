@@ -63,7 +63,7 @@ impl Gate {
         }
     }
 
-    /// Nobody new gets in. Only one cut at a time closes the gate.
+    /// Nobody new gets in. Only a holder of the ledger closes the gate: one at a time.
     pub fn close(&self) {
         let was_closed = self.closed.swap(true, Ordering::SeqCst);
         assert!(!was_closed, "one cut at a time");

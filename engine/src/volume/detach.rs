@@ -20,11 +20,15 @@ impl Volume {
         if !self.flush_failed.load(Ordering::SeqCst) {
             flushed?;
         }
-        self.gate.close();
-        let drained = self.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
-        self.closed.store(true, Ordering::Release);
-        self.gate.open();
+        {
+            // Background work that switches epochs closes the gate too: whoever closes it holds the ledger.
+            let _ledger = self.ledger.lock().await;
+            self.gate.close();
+            let drained = self.gate.drain(&Deadline::new()).await;
+            assert!(drained, "a deadline that nobody expires does not come");
+            self.closed.store(true, Ordering::Release);
+            self.gate.open();
+        }
         let result = self.seal_everything(disks).await;
         let flushed = self.flush_origin(disks).await;
         result?;
