@@ -218,11 +218,14 @@ impl Context {
             }
             self.shared.oracle.borrow_mut().set_existence(name, Existence::Sure);
             match &snapshot.broken {
-                None if thorough => {
-                    if let Err(error) = self.snapshot_content(name).await {
-                        self.shared.fail(format!("snapshot {name} cannot be read: {error:?}"));
+                None if thorough => match self.snapshot_content(name).await {
+                    Ok(_) => {}
+                    // The background gave it up just now.
+                    Err(error) if error.kind() == ErrorKind::Broken && self.tight_store => {
+                        self.shared.reached("snapshot broken", 1);
                     }
-                }
+                    Err(error) => self.shared.fail(format!("snapshot {name} cannot be read: {error:?}")),
+                },
                 None => {}
                 Some((BrokenReason::StoreFull, _)) if self.tight_store => self.shared.reached("snapshot broken", 1),
                 Some(reason) => self.shared.fail(format!("snapshot {name} is broken without a fault: {reason:?}")),
