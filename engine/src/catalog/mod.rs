@@ -33,6 +33,8 @@ use std::ops::Range;
 
 /// Most snapshots of one volume.
 pub const SNAPSHOTS_MAX: usize = 4096;
+/// Bytes of records behind a checkpoint before the next one is written, where that is not twice its size.
+const LOG_BYTES_MAX: u64 = 1 << 20;
 /// What a segment takes of a checkpoint at worst, in both copies.
 const SEGMENT_CHECKPOINT_BYTES: u64 = 2 * 32;
 
@@ -251,7 +253,11 @@ impl Catalog {
 
     /// An append of so many bytes has to write a checkpoint first.
     fn must_compact(&self, length_bytes: u64) -> bool {
-        self.worn || self.position_bytes + length_bytes > self.superblock.area().end_bytes()
+        let (area, checkpoint_bytes) = (self.superblock.area(), self.superblock.catalog.checkpoint_bytes);
+        // An attach reads the log: it is kept short, so that what it costs does not grow with what was done.
+        let log_bytes_max = checkpoint_bytes + LOG_BYTES_MAX.max(2 * checkpoint_bytes);
+        let end_bytes = self.position_bytes + length_bytes;
+        self.worn || end_bytes > area.end_bytes().min(area.offset_bytes + log_bytes_max)
     }
 
     async fn append_admitted<D: Disk>(&mut self, store: &D, items: &[Item], encoded: &[u8]) -> Result<()> {
