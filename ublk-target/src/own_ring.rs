@@ -78,6 +78,7 @@ where
 }
 
 impl Ring for OwnRing {
+    // SAFETY: the memory stays the caller's duty, as the trait says; a future dropped early ends the process.
     async unsafe fn submit(&self, request: squeue::Entry) -> i32 {
         let place = self.0.places.acquire().await.expect("the semaphore is never closed");
         let number = self.0.next.get();

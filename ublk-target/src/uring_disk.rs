@@ -28,6 +28,7 @@ pub trait Ring {
     /// # Safety
     /// Memory the request points to must stay valid, and unaliased where the kernel writes, until the future has
     /// completed. An implementation never lets the future go away earlier: it would rather end the process.
+    // SAFETY: a declaration; who implements it keeps the second sentence above, who calls it the first.
     async unsafe fn submit(&self, request: squeue::Entry) -> i32;
 
     /// Runs a blocking call on another thread and gives its result.

@@ -42,6 +42,15 @@ pub(crate) enum Content<'a> {
     Zeroes { length_bytes: u64, may_unmap: bool },
 }
 
+/// Whose write it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// Whoever uses the volume: a restore moves the blocks first.
+    User,
+    /// The restore itself.
+    Restore,
+}
+
 impl Content<'_> {
     pub(crate) fn length_bytes(&self) -> u64 {
         match self {
@@ -110,20 +119,20 @@ impl<D: Disk> Lane<D> {
             // Pieces end on block boundaries, so that no block is saved twice by its own request.
             let piece_end = (at / BLOCK_BYTES as u64 + PIECE_BLOCKS_MAX) * BLOCK_BYTES as u64;
             let piece_bytes = (length - done).min(piece_end - at);
-            self.overwrite_piece(at, content.piece(done, piece_bytes), durable).await?;
+            self.overwrite_blocks(at, content.piece(done, piece_bytes), durable, Writer::User).await?;
             done += piece_bytes;
         }
         Ok(())
     }
 
     /// Fig. 26 for one piece: test; save what is needed; then write.
-    async fn overwrite_piece(&self, offset: u64, content: Content<'_>, durable: bool) -> Result<()> {
+    async fn overwrite_blocks(&self, offset: u64, content: Content<'_>, durable: bool, writer: Writer) -> Result<()> {
         let range = blocks_touched(offset, content.length_bytes());
         let mut watched = None;
         loop {
             let passage = self.volume.gate.enter(self.index).await;
             let epoch = self.epoch();
-            let held_back = self.volume.restore.holds_back(range.clone());
+            let held_back = writer == Writer::User && self.volume.restore.holds_back(range.clone());
             let is_saved = !held_back && !epoch.needed.any_needed(range.clone());
             if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
                 let result = self.write_origin(offset, &content, durable).await;
@@ -148,29 +157,8 @@ impl<D: Disk> Lane<D> {
 
     /// The write of a restore: it saves what is there like any write, but is not held back by its own restore.
     pub(crate) async fn write_back(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let range = blocks_touched(offset, data.len() as u64);
-        let content = Content::Data(data);
-        let mut watched = None;
-        loop {
-            let passage = self.volume.gate.enter(self.index).await;
-            let epoch = self.epoch();
-            let is_saved = !epoch.needed.any_needed(range.clone());
-            if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
-                let result = self.write_origin(offset, &content, false).await;
-                drop(passage);
-                if let Some(log) = watched {
-                    self.volume.watch.overwritten(&self.volume, &self.disks, log, range).await;
-                }
-                return result;
-            }
-            drop(passage);
-            drop(watched.take());
-            if is_saved {
-                watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
-            } else {
-                self.save(&epoch, range.clone()).await?;
-            }
-        }
+        // Boxed, because a user's write may move blocks, and so end up here.
+        Box::pin(self.overwrite_blocks(offset, Content::Data(data), false, Writer::Restore)).await
     }
 
     async fn write_origin(&self, offset: u64, content: &Content<'_>, durable: bool) -> Result<()> {

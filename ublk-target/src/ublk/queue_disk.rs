@@ -19,6 +19,7 @@ pub type QueueDisk = UringDisk<QueueRing>;
 pub struct QueueRing;
 
 impl Ring for QueueRing {
+    // SAFETY: the memory stays the caller's duty, as the trait says; the guard ends the process if the future goes early.
     async unsafe fn submit(&self, request: squeue::Entry) -> i32 {
         let guard = InFlight;
         let result = ublk_submit_sqe_async(request, UblkUringData::Target as u64).await;
