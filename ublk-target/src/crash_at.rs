@@ -85,7 +85,10 @@ pub fn arm_from_environment() -> Result<()> {
     let text = match text.strip_prefix('@') {
         None => text,
         Some(path) => match take_file(Path::new(path))? {
-            None => return Ok(()),
+            None => {
+                tracing::info!("no step to end at");
+                return Ok(());
+            }
             Some(text) => text,
         },
     };
