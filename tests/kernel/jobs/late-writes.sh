@@ -14,10 +14,11 @@ now_ms() { date +%s%3N; }
 openings() { grep -c 'devices are open' "$target_log"; }
 worker() { pidof cairn-target | tr ' ' '\n' | sort -n | tail -n 1; }
 
-# Kills the worker, then looks at the bare disk until the successor has its devices. `$landed` is the command that tells
-# whether the old write is on the bare disk.
+# kill_and_watch LANDED DISK: kills the worker 0.7 s after its write, then looks at the bare disk until the successor has
+# its devices; LANDED is the command that tells whether the old write is there. Then the slow disk over DISK gets fast.
 kill_and_watch() {
-    local before killed_ms opened_ms at_kill=$1 victim
+    local before killed_ms opened_ms landed=$1 victim
+    sleep 0.7
     before=$(openings)
     victim=$(worker)
     kill -KILL "$victim"
@@ -33,8 +34,9 @@ kill_and_watch() {
     # The write was on the bare disk when the successor had its devices: it cannot come after anything of his.
     $landed || fail "the successor began while a write of its predecessor was still under way"
     echo "the successor had its devices $((opened_ms - killed_ms)) ms after the kill"
-    [ "$((opened_ms - killed_ms))" -ge "$((delay_ms - at_kill - 200))" ] ||
+    [ "$((opened_ms - killed_ms))" -ge "$((delay_ms - 1200))" ] ||
         fail "the successor did not wait for a write that takes $delay_ms ms"
+    slow_writes slow "$2" 0
 }
 
 # block_of FILE OFFSET: checksum of the 4 KiB there, past every cache.
@@ -48,7 +50,6 @@ at=$((1 << 20))
 no_late_write() {
     wait "$1" || fail "the write that was under way failed"
     [ "$(block_of /dev/cairn/vol "$at")" = "$(sum_of A)" ] || fail "the acknowledged write is not there"
-    $2
     write_block B
     [ "$(block_of /dev/cairn/vol "$at")" = "$(sum_of B)" ] || fail "the second write is not there"
     sleep $((delay_ms / 1000 + 2))
@@ -63,31 +64,28 @@ new_volume vol /dev/mapper/slow "$store"
 write_block 0
 slow_writes slow "$below" "$delay_ms"
 landed() { [ "$(block_of "$below" "$at")" = "$(sum_of A)" ]; }
-landed=landed
 write_block A & writer=$!
-sleep 0.7
-kill_and_watch 700
-no_late_write "$writer" "slow_writes slow $below 0"
+kill_and_watch landed "$below"
+no_late_write "$writer"
 
 say "a slow store: the before-image of a first write is under way"
 cairn detach vol
 cairn destroy vol --force --yes
 dmsetup remove slow
-mapped_disk slow "0 $((256 * 2048)) delay $store 0 0 $store 0 0"
+store=$(loop_disk store-two 256M)
 sectors=$((256 * 2048))
+mapped_disk slow "0 $sectors delay $store 0 0 $store 0 0"
 new_volume vol "$below" /dev/mapper/slow
 write_block 0
 cairn snapshot vol@one
 # The first record of the active epoch: later ones only add to a segment that is open already.
 dd if=/dev/urandom of=/dev/cairn/vol bs=4096 seek=512 count=1 oflag=direct status=none
-cp --sparse=never /tmp/store store-before
+cp /tmp/store-two store-before
 slow_writes slow "$store" "$delay_ms"
-store_changed() { ! cmp -s /tmp/store store-before; }
-landed=store_changed
+store_changed() { ! cmp -s /tmp/store-two store-before; }
 write_block A & writer=$!
-sleep 0.7
-kill_and_watch 700
-no_late_write "$writer" "slow_writes slow $store 0"
+kill_and_watch store_changed "$store"
+no_late_write "$writer"
 cairn expose vol@one >/dev/null
 [ "$(block_of /dev/cairn/vol@one "$at")" = "$(sum_of 0)" ] || fail "the snapshot is not what it was"
 cairn unexpose vol@one
@@ -96,6 +94,7 @@ say "an image file on a slow disk"
 cairn detach vol
 cairn destroy vol --force --yes
 dmsetup remove slow
+store=$(loop_disk disk-three 256M)
 mapped_disk slow "0 $sectors delay $store 0 0 $store 0 0"
 mkfs.ext4 -q /dev/mapper/slow
 mkdir -p /mnt/slow
@@ -109,11 +108,9 @@ file_at=$(filefrag -b4096 -v /mnt/slow/origin | sed -n 's/^ *0: *0\.\. *[0-9]*: 
 [ -n "$file_at" ] || fail "where the file is on its disk is not known"
 [ "$(block_of "$store" "$((file_at * 4096 + at))")" = "$(sum_of 0)" ] || fail "the block is not found on the bare disk"
 file_landed() { [ "$(block_of "$store" "$((file_at * 4096 + at))")" = "$(sum_of A)" ]; }
-landed=file_landed
 slow_writes slow "$store" "$delay_ms"
 write_block A & writer=$!
-sleep 0.7
-kill_and_watch 700
-no_late_write "$writer" "slow_writes slow $store 0"
+kill_and_watch file_landed "$store"
+no_late_write "$writer"
 cairn detach vol
 umount /mnt/slow
