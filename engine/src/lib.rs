@@ -22,6 +22,7 @@ pub mod signal;
 pub mod sim;
 pub mod snapshot;
 pub mod stats;
+pub mod sync;
 pub mod units;
 pub mod view;
 pub mod volume;

@@ -1,8 +1,8 @@
 //! Counters of what the engine did. Every lane adds to its own cache line's worth of padding, rarely: only saves,
 //! records and control operations count here, never a request that passes through.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter that only grows.
 #[derive(Default)]

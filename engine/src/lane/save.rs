@@ -9,10 +9,10 @@ use super::Lane;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::epoch::EpochState;
 use crate::error::Result;
+use crate::sync::Arc;
 use crate::units::{BlockIndex, BLOCK_BYTES};
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Blocks claimed by one request, with their old content.
 pub(super) struct Images {

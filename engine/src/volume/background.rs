@@ -4,7 +4,7 @@ use super::Volume;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::lane::Lane;
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 /// Failures in a row of background work that concerns the store before saving is given up.
 const FAILURES_MAX: u32 = 8;

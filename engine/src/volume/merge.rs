@@ -8,18 +8,18 @@
 //!   reads does not grow with what is saved.
 
 use super::ledger::{Groups, Ledger};
-use super::retire::ViewGuard;
 use super::seal::run_items;
+use super::views::ViewGuard;
 use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState};
 use crate::run::{pages_for, Cursor, Merge, Merged, Run, RunLayout, RunWriter};
+use crate::sync::atomic::Ordering;
+use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
 /// Runs that pile up before they are merged.
 const FAN_OUT: usize = 4;

@@ -10,20 +10,21 @@ use super::ledger::Ledger;
 use super::recovery::{recover, Recovered};
 use super::restore::RestoreState;
 use super::seal::{run_meta, NO_EPOCH};
+use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
-use crate::epoch::EpochState;
+use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
 use crate::gate::Gate;
 use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::{Arc, Mutex};
 use crate::units::{blocks_for, Epoch, SegmentIndex};
 use crate::view::View;
 use crate::watch::{self, Watch, WatchLog};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, RwLock};
 
 impl Volume {
     /// Opens the volume: checks that store and origin belong together and are what Cairn left, recovers, and marks the
@@ -334,18 +335,15 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         places,
         limits: options.limits,
         gate: Gate::new(options.lanes),
-        active_number: AtomicU64::new(facts.active_epoch.0),
-        active: RwLock::new(Arc::new(active)),
-        view: RwLock::new(Arc::new(view)),
+        active: ActiveEpoch::new(Arc::new(active)),
+        views: Views::new(view),
         lanes: (0..options.lanes).map(|_| Default::default()).collect(),
         operations: Default::default(),
-        retired: Mutex::default(),
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
         watch,
         restore: RestoreState::new(restore),
         room_wanted: AtomicBool::new(false),
-        views_left: Default::default(),
         stats: Default::default(),
         work: Default::default(),
         retry: Default::default(),
@@ -357,6 +355,6 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         background_failures: Default::default(),
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
-        ledger: futures_util::lock::Mutex::new(ledger),
+        ledger: crate::sync::lock::Mutex::new(ledger),
     })
 }

@@ -17,8 +17,8 @@ use crate::format::item::{Item, RunRecord, SegmentState};
 use crate::lane::ClosedSegment;
 use crate::run::{pages_for, Run, RunLayout, RunMeta, RunWriter};
 use crate::saved::SavedMap;
+use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex};
-use std::sync::Arc;
 
 /// A map that waits to be written as a run.
 #[derive(Clone)]
@@ -73,7 +73,7 @@ impl Volume {
 
     /// Writes the oldest frozen map as a run. True if there was one.
     pub(crate) async fn seal_next<D: Disk>(&self, disks: &Disks<D>) -> Result<bool> {
-        let view_left = self.views_left.listen();
+        let view_left = self.views.left();
         let mut ledger = self.ledger.lock().await;
         let Some(frozen) = ledger.to_seal.front().filter(|frozen| frozen.is_final()).cloned() else {
             return Ok(false);
