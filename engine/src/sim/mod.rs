@@ -6,6 +6,7 @@
 
 mod device;
 pub mod disk;
+pub mod enumerate;
 pub mod executor;
 pub mod faults;
 pub mod history;

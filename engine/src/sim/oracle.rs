@@ -384,6 +384,20 @@ impl Oracle {
         (0..).zip(content.chunks_exact(TEAR_BYTES)).all(legal)
     }
 
+    /// What a sector of the volume may hold while nothing is under way; none for anything.
+    pub fn legal(&self, sector: u64) -> Option<Vec<Value>> {
+        self.visible(sector, self.now + 1, self.now + 1).iter().map(|version| version.value).collect()
+    }
+
+    /// What a sector of a snapshot may hold; none for anything. Which instant explains all of them is not asked.
+    pub fn snapshot_legal(&self, name: &str, sector: u64) -> Option<Vec<Value>> {
+        let snapshot = self.snapshots.get(name)?;
+        match &snapshot.cells[sector as usize] {
+            Cell::Exactly(value) => Some(vec![*value]),
+            Cell::OneOf(candidates) => candidates.iter().map(|candidate| candidate.value).collect(),
+        }
+    }
+
     fn explain(&self, whose: &str, sector: u64, value: Value, legal: &[Version]) -> String {
         let mut message = format!("{whose}: sector {sector} holds {value}; legal at {}:", self.now);
         for version in legal {

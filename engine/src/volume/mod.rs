@@ -29,6 +29,8 @@ mod switch;
 mod views;
 
 pub use check::{check_store, CheckOptions, Finding};
+#[cfg(feature = "sim")]
+pub(crate) use create::create_with_geometry;
 pub use create::{create, destroy, inspect, StoreInfo};
 pub use cut::CutObserver;
 pub use options::{Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions};
