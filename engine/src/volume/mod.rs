@@ -28,6 +28,7 @@ mod retire;
 mod seal;
 mod switch;
 
+pub use background::Activity;
 pub use check::{check_store, CheckOptions, Finding};
 pub use create::{create, destroy, inspect, StoreInfo};
 pub use cut::CutObserver;
@@ -113,6 +114,7 @@ pub struct Volume {
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
     background_failures: AtomicU32,
+    activity: Mutex<Activity>,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }
