@@ -13,6 +13,8 @@ pub mod error;
 pub mod format;
 pub mod gate;
 pub mod lane;
+#[cfg(all(test, loom))]
+mod models;
 pub mod needed;
 mod partitions;
 pub mod run;

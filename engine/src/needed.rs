@@ -137,8 +137,10 @@ impl NeededMap {
         }
     }
 
-    /// Waits until nothing in the range is being saved: each block is settled or its claim was released.
-    pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) {
+    /// Waits until nothing in the range is being saved: each block is settled or its claim was released. True if there
+    /// was something to wait for.
+    pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) -> bool {
+        let mut waited = false;
         for (word, mask) in masks(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             let being_saved = || {
@@ -155,10 +157,12 @@ impl NeededMap {
                 if !waiters.iter().any(|(at, waker)| *at == word && waker.will_wake(context.waker())) {
                     waiters.push((word, context.waker().clone()));
                 }
+                waited = true;
                 Poll::Pending
             })
             .await;
         }
+        waited
     }
 
     fn shard(&self, word: u64) -> &Waiters {

@@ -213,7 +213,10 @@ impl<D: Disk> Lane<D> {
             }
             let result = self.write_record(&epoch, &shares).await;
             match result {
-                Ok(entries) => self.publish(&epoch, &shares, &entries),
+                Ok(entries) => {
+                    self.volume.stats.records_retried.add(u64::from(attempts > 0));
+                    self.publish(&epoch, &shares, &entries);
+                }
                 Err(error) => {
                     attempts += 1;
                     tracing::error!(%error, attempts, "a record of before-images could not be written");

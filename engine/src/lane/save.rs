@@ -64,7 +64,8 @@ impl<D: Disk> Lane<D> {
                 }
             }
         }
-        epoch.needed.wait_unclaimed(range).await;
+        let waited = epoch.needed.wait_unclaimed(range).await;
+        self.volume.stats.claim_waits.add(u64::from(waited));
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! - Runs of epochs that the needed map is rebuilt from at an attach are not merged with older ones: what an attach
 //!   reads does not grow with what is saved.
 
+use super::background::Activity;
 use super::ledger::{Groups, Ledger};
 use super::seal::run_items;
 use super::views::ViewGuard;
@@ -46,6 +47,7 @@ impl Volume {
     /// Merges runs if that pays. True if it did.
     pub(crate) async fn merge_next<D: Disk>(&self, disks: &Disks<D>) -> Result<bool> {
         let Some(plan) = self.plan_merge().await else { return Ok(false) };
+        self.is_busy_with(Activity::Merging);
         let merged = self.write_merged(disks, &plan).await;
         let mut ledger = self.ledger.lock().await;
         match merged {

@@ -28,7 +28,10 @@ mod seal;
 mod switch;
 mod views;
 
+pub use background::Activity;
 pub use check::{check_store, CheckOptions, Finding};
+#[cfg(feature = "sim")]
+pub(crate) use create::create_with_geometry;
 pub use create::{create, destroy, inspect, StoreInfo};
 pub use cut::CutObserver;
 pub use options::{Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions};
@@ -107,6 +110,7 @@ pub struct Volume {
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
     background_failures: AtomicU32,
+    activity: Mutex<Activity>,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }

@@ -45,6 +45,7 @@ impl Volume {
         let segment_bytes = u64::from(geometry.segment_bytes);
         let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
         let recovered = recover(&disks.store, &catalog, places).await?;
+        let (gaps, torn) = (recovered.gaps, recovered.torn);
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
         let latched = options.broken_elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.flush_failed);
@@ -59,6 +60,8 @@ impl Volume {
             })
             .await?;
         let volume = assemble(ledger, places, watch, options)?;
+        volume.stats.records_lost.add(gaps);
+        volume.stats.records_torn.add(torn);
         volume.load_needed(disks).await?;
         Ok(Arc::new(volume))
     }
@@ -353,6 +356,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
+        activity: Mutex::default(),
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
         ledger: crate::sync::lock::Mutex::new(ledger),

@@ -7,6 +7,7 @@
 //! - After a crash unmoved blocks are moved again; moved ones never: they may have been written since.
 //! - While a restore is under way nothing cuts, deletes, grows or detaches.
 
+use super::background::Activity;
 use super::Volume;
 use crate::catalog::state::RestoreRecord;
 use crate::deadline::Deadline;
@@ -325,6 +326,7 @@ impl Volume {
             // Only writes of whole blocks can help now.
             return Ok(false);
         };
+        self.is_busy_with(Activity::Restoring);
         let end = blocks.min(start + self.limits.restore_step_blocks);
         let at = self.move_saved_since(lane, target, start..end).await?.min(blocks);
         let holes = self.restore.unmovable();
