@@ -129,9 +129,10 @@ impl Explorer {
     pub(super) fn explore(&mut self, workload: &Workload, only: Option<Vec<Step>>) -> Result<(), Failure> {
         self.only = only;
         self.path.clear();
-        self.seed = workload.operations.iter().fold(u64::from(workload.has_fua), |sum, operation| {
-            mix(sum.wrapping_mul(31) ^ (*operation as u64 + 1))
-        });
+        self.seed = workload
+            .operations
+            .iter()
+            .fold(u64::from(workload.has_fua), |sum, operation| mix(sum.wrapping_mul(31) ^ (*operation as u64 + 1)));
         let result = match course::run(&self.machine, &self.initial, workload) {
             Ok(None) => return Ok(()),
             Ok(Some(course)) => self.explore_course(&course),
@@ -172,7 +173,8 @@ impl Explorer {
             cut.complete(&mut self.machine.tape.borrow_mut().pages, event);
             self.visit_all(&cut, point + 1, phase, None)?;
             point += 2;
-            let next = events.get(index + 1).map_or(walk.phases.len() - 1, |next| next.phase.min(walk.phases.len() - 1));
+            let next =
+                events.get(index + 1).map_or(walk.phases.len() - 1, |next| next.phase.min(walk.phases.len() - 1));
             if next != event.phase.min(walk.phases.len() - 1) && index + 1 < events.len() {
                 self.visit_all(&cut, point, walk.phases[next], None)?;
                 point += 1;
