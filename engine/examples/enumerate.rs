@@ -13,13 +13,21 @@ fn main() {
         if let Err(failure) = enumerator.explore(number) {
             println!("CAIRN_ENUMERATE='{}'\n  {}", failure.place, failure.message);
             failures += 1;
-            if failures >= 10 { break; }
+            if failures >= 10 {
+                break;
+            }
         }
         number += 1;
-        if started.elapsed().as_secs() >= seconds { break; }
+        if started.elapsed().as_secs() >= seconds {
+            break;
+        }
     }
     let counts = enumerator.counts();
     let took = started.elapsed().as_secs_f64();
-    println!("to workload {number} of {}: {counts:?}; {took:.1} s, {:.0} states/s, {:.0} distinct/s", Workload::count(length),
-        counts.states as f64 / took, counts.distinct as f64 / took);
+    println!(
+        "to workload {number} of {}: {counts:?}; {took:.1} s, {:.0} states/s, {:.0} distinct/s",
+        Workload::count(length),
+        counts.states as f64 / took,
+        counts.distinct as f64 / took
+    );
 }

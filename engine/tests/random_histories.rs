@@ -63,7 +63,8 @@ impl Total {
         }
         assert!(self.failed.is_empty(), "seeds that fail: {:?}", self.failed);
         if self.steps >= STEPS_DEFAULT {
-            let missed = REACHED_BY_ANY_LONG_RUN.iter().filter(|what| self.reach.get(**what).is_none_or(|times| *times == 0));
+            let missed =
+                REACHED_BY_ANY_LONG_RUN.iter().filter(|what| self.reach.get(**what).is_none_or(|times| *times == 0));
             let missed: Vec<&&str> = missed.collect();
             assert!(missed.is_empty(), "never reached: {missed:?}");
         }

@@ -22,8 +22,11 @@ impl Volume {
     /// The same, but the caller records a failure once it has left the gate or has the ledger to do so.
     pub(crate) async fn flush_origin_unrecorded<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         self.refuse_after_failed_flush()?;
+        planted!("flush-of-the-wrong-device", return disks.store.flush().await);
         let result = disks.origin.flush().await;
+        let result = planted!("failed-flush-retried", result.or(disks.origin.flush().await), result);
         self.latch_failed_flush(result)?;
+        planted!("flush-ignores-other-lanes", return Ok(()));
         self.refuse_after_failed_flush()
     }
 

@@ -154,8 +154,9 @@ impl Volume {
             return Ok(());
         }
         let segments = &ledger.catalog.state().segments;
+        let is_live = |segment: &SegmentIndex| live.contains_key(segment) && !planted!("merge-frees-shared-segment");
         let is_dead = |segment: &SegmentIndex| match segments[*segment as usize].state {
-            SegmentState::Data { epoch } => plan.complete.contains(&epoch) && !live.contains_key(segment),
+            SegmentState::Data { epoch } => plan.complete.contains(&epoch) && !is_live(segment),
             _ => false,
         };
         let mut freed: Vec<SegmentIndex> = (0..segments.len() as SegmentIndex).filter(is_dead).collect();

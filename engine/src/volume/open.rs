@@ -38,9 +38,10 @@ impl Volume {
         refuse_wrong_origin(disks, &catalog)?;
         let breaks = reasons_to_break(disks, &catalog, &options).await?;
         // A record may be readable and still volatile: flush first, then trust what is read.
-        disks.store.flush().await?;
+        planted!("attach-trusts-volatile", Ok(()), disks.store.flush().await)?;
         // Whose the store was and how it ended stays until what follows from it is durable.
         catalog.superblock_update(&disks.store, |superblock| superblock.session += 1).await?;
+        planted!("host-recorded-too-early", mistakes::record_host(&mut catalog, disks, options.host_id).await?);
         let geometry = catalog.superblock().geometry;
         let segment_bytes = u64::from(geometry.segment_bytes);
         let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
@@ -84,6 +85,7 @@ impl Volume {
 
     async fn load_needed_once<D: Disk>(&self, disks: &Disks<D>) -> std::result::Result<(), (Epoch, Error)> {
         let Some(youngest) = self.ledger.lock().await.whole().next_back() else { return Ok(()) };
+        planted!("second-save-wins", return Ok(()));
         let (active, view) = (self.active_epoch(), self.view_now());
         for run in view.runs.iter().filter(|run| run.meta().last_epoch >= youngest) {
             let mut cursor = run.scan_all();
@@ -206,7 +208,8 @@ async fn install<D: Disk>(
     let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
     let active_epoch = facts.active_epoch.max(youngest);
     let latched = (facts.flush_failed || latched_elsewhere) && !accept.failed_flush;
-    let flushed = disks.origin.flush().await;
+    let latched = latched && !planted!("flush-latch-reset-at-attach");
+    let flushed = planted!("origin-not-flushed-at-attach", Ok(()), disks.origin.flush().await);
     if let Err(error) = &flushed {
         tracing::error!(%error, "the origin cannot be flushed");
     }
@@ -221,6 +224,7 @@ async fn install<D: Disk>(
     };
     items.push(Item::SampleReset);
     items.extend(log.items());
+    planted!("recovery-in-two-steps", ledger.catalog.append(&disks.store, &items.split_off(items.len() / 2)).await?);
     ledger.catalog.append(&disks.store, &items).await?;
     ledger.give_back(recovered.unused);
     Ok(Watch::new(key, log))
@@ -345,7 +349,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
         watch,
-        restore: RestoreState::new(restore),
+        restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
         stats: Default::default(),
         work: Default::default(),

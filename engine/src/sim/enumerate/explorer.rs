@@ -129,9 +129,10 @@ impl Explorer {
     pub(super) fn explore(&mut self, workload: &Workload, only: Option<Vec<Step>>) -> Result<(), Failure> {
         self.only = only;
         self.path.clear();
-        self.seed = workload.operations.iter().fold(u64::from(workload.has_fua), |sum, operation| {
-            mix(sum.wrapping_mul(31) ^ (*operation as u64 + 1))
-        });
+        self.seed = workload
+            .operations
+            .iter()
+            .fold(u64::from(workload.has_fua), |sum, operation| mix(sum.wrapping_mul(31) ^ (*operation as u64 + 1)));
         let result = match course::run(&self.machine, &self.initial, workload) {
             Ok(None) => return Ok(()),
             Ok(Some(course)) => self.explore_course(&course),
@@ -172,7 +173,8 @@ impl Explorer {
             cut.complete(&mut self.machine.tape.borrow_mut().pages, event);
             self.visit_all(&cut, point + 1, phase, None)?;
             point += 2;
-            let next = events.get(index + 1).map_or(walk.phases.len() - 1, |next| next.phase.min(walk.phases.len() - 1));
+            let next =
+                events.get(index + 1).map_or(walk.phases.len() - 1, |next| next.phase.min(walk.phases.len() - 1));
             if next != event.phase.min(walk.phases.len() - 1) && index + 1 < events.len() {
                 self.visit_all(&cut, point, walk.phases[next], None)?;
                 point += 1;
@@ -236,7 +238,7 @@ impl Explorer {
         self.judge(cut, phase, settled, step.crash)?;
         let number = mix(self.path.iter().fold(self.seed, |sum, step| mix(sum ^ step.number())));
         let replayed_further = self.only.as_ref().is_some_and(|only| only.len() > self.path.len());
-        let is_chosen = number % self.settings.again_one_in == 0 && self.only.is_none();
+        let is_chosen = number.is_multiple_of(self.settings.again_one_in) && self.only.is_none();
         if (is_chosen && depth + 1 < DEPTH_MAX) || replayed_further {
             self.crash_again(cut, phase, step.crash)?;
         }
