@@ -56,13 +56,13 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
     let state = catalog.state();
     let mut recovered = Recovered::default();
     let mut lanes: BTreeMap<u16, BTreeMap<u64, Found>> = BTreeMap::new();
+    let mut reader = SegmentReader::new(store, places);
     for (index, record) in state.segments.iter().enumerate() {
         let SegmentState::Lane { lane } = record.state else { continue };
         let (segment, incarnation) = (index as SegmentIndex, record.incarnation);
         let home = RecordHome { store: catalog.superblock().store_id, lane, segment, incarnation };
-        let mut reader = SegmentReader::new(store, places, segment);
-        let found = reader.scan(&home).await;
-        if reader.unreadable {
+        let found = reader.scan(segment, &home).await;
+        if std::mem::take(&mut reader.unreadable) {
             // Which records were there cannot be known.
             recovered.lose_through(state.volume.active_epoch);
         }
@@ -122,7 +122,7 @@ async fn is_torn<D: Disk>(store: &D, record: &Found) -> bool {
     false
 }
 
-/// Looks for records in one segment through a window that moves forward.
+/// Looks for records in segments, one after the other, through a window that moves forward.
 struct SegmentReader<'a, D> {
     store: &'a D,
     places: SegmentPlaces,
@@ -135,13 +135,16 @@ struct SegmentReader<'a, D> {
 }
 
 impl<'a, D: Disk> SegmentReader<'a, D> {
-    fn new(store: &'a D, places: SegmentPlaces, segment: SegmentIndex) -> Self {
-        let window = aligned_buffer(WINDOW_BYTES.min(places.segment_bytes as usize));
-        SegmentReader { store, places, segment, window, window_bytes: 0..0, unreadable: false }
+    fn new(store: &'a D, places: SegmentPlaces) -> Self {
+        SegmentReader { store, places, segment: 0, window: aligned_buffer(0), window_bytes: 0..0, unreadable: false }
     }
 
     /// Every valid record, also behind damaged ones.
-    async fn scan(&mut self, home: &RecordHome) -> Vec<Found> {
+    async fn scan(&mut self, segment: SegmentIndex, home: &RecordHome) -> Vec<Found> {
+        (self.segment, self.window_bytes) = (segment, 0..0);
+        if self.window.is_empty() {
+            self.window = aligned_buffer(WINDOW_BYTES.min(self.places.segment_bytes as usize));
+        }
         let length = self.places.segment_bytes as usize;
         let start = self.places.segment_start_bytes(self.segment);
         let (mut found, mut at, mut missed) = (Vec::new(), 0, 0);

@@ -114,23 +114,20 @@ impl Workload {
         2 * (NAMES.len() as u64).pow(length)
     }
 
-    /// The workload with this number; none where it is left out. Neighbours differ in the last operation.
-    pub fn numbered(length: u32, mut number: u64) -> Option<Workload> {
+    /// The workload with this number; none where it is left out. Neighbours differ in the kind of disk, then in the
+    /// last operation: so they leave the same images more often.
+    pub fn numbered(length: u32, number: u64) -> Option<Workload> {
         assert!(number < Workload::count(length), "workload {number} of length {length}");
         let letters = NAMES.len() as u64;
+        let (has_fua, mut rest) = (number.is_multiple_of(2), number / 2);
         let mut operations = Vec::new();
         for _ in 0..length {
-            operations.push(NAMES[(number % letters) as usize].0);
-            number /= letters;
+            operations.push(NAMES[(rest % letters) as usize].0);
+            rest /= letters;
         }
         operations.reverse();
-        let workload = Workload { has_fua: number == 0, operations };
+        let workload = Workload { has_fua, operations };
         (!workload.is_renamed()).then_some(workload)
-    }
-
-    /// Workloads that differ only in their last operation; the numbers of one length fall into groups of this many.
-    pub fn family() -> u64 {
-        NAMES.len() as u64
     }
 
     /// It is another one with the names of the blocks exchanged, and that one comes first.
