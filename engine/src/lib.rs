@@ -16,6 +16,8 @@ pub mod error;
 pub mod format;
 pub mod gate;
 pub mod lane;
+#[cfg(all(test, loom))]
+mod models;
 pub mod needed;
 mod partitions;
 pub mod run;
@@ -25,6 +27,7 @@ pub mod signal;
 pub mod sim;
 pub mod snapshot;
 pub mod stats;
+pub mod sync;
 pub mod units;
 pub mod view;
 pub mod volume;

@@ -16,14 +16,13 @@ pub(crate) use log::{ClosedSegment, Handed};
 use crate::disk::{Disk, Disks};
 use crate::epoch::EpochState;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Arc;
 use crate::units::{blocks_inside, blocks_touched, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use crate::volume::Volume;
 use log::LaneLog;
 use save::BufferPool;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
 /// The write context of one thread. Any number of requests may run in it at a time, as tasks of that thread.
 pub struct Lane<D> {
@@ -249,11 +248,8 @@ impl<D: Disk> Lane<D> {
 
     /// The active epoch, as this lane sees it. Inside the gate it cannot change.
     fn epoch(&self) -> Arc<EpochState> {
-        let number = self.volume.active_number.load(Ordering::SeqCst);
         let mut epoch = self.epoch.borrow_mut();
-        if epoch.number.0 != number {
-            *epoch = self.volume.active_epoch();
-        }
+        self.volume.active.refresh(&mut epoch);
         epoch.clone()
     }
 }

@@ -9,10 +9,10 @@ use super::Lane;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::epoch::EpochState;
 use crate::error::Result;
+use crate::sync::Arc;
 use crate::units::{BlockIndex, BLOCK_BYTES};
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Blocks claimed by one request, with their old content.
 pub(super) struct Images {
@@ -67,7 +67,8 @@ impl<D: Disk> Lane<D> {
                 }
             }
         }
-        epoch.needed.wait_unclaimed(range).await;
+        let waited = epoch.needed.wait_unclaimed(range).await;
+        self.volume.stats.claim_waits.add(u64::from(waited));
         Ok(())
     }
 

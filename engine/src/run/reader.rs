@@ -11,9 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::run::cache::PageCache;
 use crate::run::layout::{pages_for, RunLayout, RunMeta, RunShape, ENTRIES_MAX, PAGE_BYTES};
 use crate::run::page::{Key, Page, PageIdentity};
+use crate::sync::Arc;
 use crate::units::{BlockIndex, Epoch};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// A run that can be read: what the catalog remembers, and where the pages are. Immutable; shared by `Arc`.
 #[derive(Clone, Debug, PartialEq, Eq)]

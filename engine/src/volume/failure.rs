@@ -11,15 +11,15 @@ use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState};
 use crate::snapshot::{BrokenReason, Snapshot};
+use crate::sync::atomic::Ordering;
 use crate::units::{Epoch, SegmentIndex};
-use std::sync::atomic::Ordering;
 
 /// What came of making room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// It is there.
     Made,
-    /// Readers hold it. Who needs it waits, without the ledger, for [`Volume::views_left`].
+    /// Readers hold it. Who needs it waits, without the ledger, for a view to be left.
     Coming,
 }
 
@@ -37,7 +37,7 @@ impl Volume {
             if self.release_retired(ledger) || self.free_dead(ledger, disks).await? {
                 continue;
             }
-            if ledger.free_count() + self.retired_count() >= segments {
+            if ledger.free_count() + self.views.retired_count() >= segments {
                 self.room_wanted.store(true, Ordering::Relaxed);
                 return Ok(Room::Coming);
             }

@@ -9,7 +9,7 @@ use super::{BrokenElsewhere, Volume};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 impl Volume {
     /// Makes durable what completed on the origin, or fails for good. The failure is recorded before it is reported.

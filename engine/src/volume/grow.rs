@@ -5,8 +5,8 @@ use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
+use crate::sync::atomic::Ordering;
 use crate::units::blocks_for;
-use std::sync::atomic::Ordering;
 
 impl Volume {
     /// Grows the volume to the size of its origin, in bytes. Snapshots keep the size they were taken at. Returns the

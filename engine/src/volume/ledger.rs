@@ -160,7 +160,7 @@ impl Volume {
     /// waiting for the catalog.
     pub(crate) async fn take_segment<D: Disk>(&self, disks: &Disks<D>, lane: u16) -> Result<Handed> {
         loop {
-            let view_left = self.views_left.listen();
+            let view_left = self.views.left();
             {
                 let reserve = &self.lanes[lane as usize].reserve;
                 let mut reserve = reserve.lock().expect("no holder of this lock panics");

@@ -10,20 +10,21 @@ use super::ledger::Ledger;
 use super::recovery::{recover, Recovered};
 use super::restore::RestoreState;
 use super::seal::{run_meta, NO_EPOCH};
+use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
-use crate::epoch::EpochState;
+use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
 use crate::gate::Gate;
 use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::{Arc, Mutex};
 use crate::units::{blocks_for, Epoch, SegmentIndex};
 use crate::view::View;
 use crate::watch::{self, Watch, WatchLog};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, RwLock};
 
 impl Volume {
     /// Opens the volume: checks that store and origin belong together and are what Cairn left, recovers, and marks the
@@ -45,6 +46,7 @@ impl Volume {
         let segment_bytes = u64::from(geometry.segment_bytes);
         let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
         let recovered = recover(&disks.store, &catalog, places).await?;
+        let (gaps, torn) = (recovered.gaps, recovered.torn);
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
         let latched = options.broken_elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.flush_failed);
@@ -59,6 +61,8 @@ impl Volume {
             })
             .await?;
         let volume = assemble(ledger, places, watch, options)?;
+        volume.stats.records_lost.add(gaps);
+        volume.stats.records_torn.add(torn);
         volume.load_needed(disks).await?;
         Ok(Arc::new(volume))
     }
@@ -338,18 +342,15 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         places,
         limits: options.limits,
         gate: Gate::new(options.lanes),
-        active_number: AtomicU64::new(facts.active_epoch.0),
-        active: RwLock::new(Arc::new(active)),
-        view: RwLock::new(Arc::new(view)),
+        active: ActiveEpoch::new(Arc::new(active)),
+        views: Views::new(view),
         lanes: (0..options.lanes).map(|_| Default::default()).collect(),
         operations: Default::default(),
-        retired: Mutex::default(),
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
         watch,
         restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
-        views_left: Default::default(),
         stats: Default::default(),
         work: Default::default(),
         retry: Default::default(),
@@ -359,8 +360,9 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
+        activity: Mutex::default(),
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
-        ledger: futures_util::lock::Mutex::new(ledger),
+        ledger: crate::sync::lock::Mutex::new(ledger),
     })
 }

@@ -13,9 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum;
 use crate::lane::invalid;
 use crate::snapshot::{SnapshotHandle, SnapshotPin};
+use crate::sync::Arc;
 use crate::units::{blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use std::ops::Range;
-use std::sync::Arc;
 
 impl Volume {
     /// Reads a snapshot. Any alignment is served; whole sectors are faster.

@@ -39,6 +39,10 @@ pub(super) struct Recovered {
     pub(super) unused: Vec<SegmentIndex>,
     /// Snapshots up to this epoch may depend on a record that was lost.
     pub(super) lost_through: Option<Epoch>,
+    /// Gaps in the lanes' logs.
+    pub(super) gaps: u64,
+    /// Torn records that ended a lane's log.
+    pub(super) torn: u64,
 }
 
 /// Bytes read at once while looking for headers.
@@ -201,10 +205,12 @@ impl Recovered {
             if is_gap || attempt.is_some_and(|attempt| attempt != header.predecessor_attempt) {
                 // The records in between, or the attempt that counted, had completed, because this one was submitted.
                 self.lose_through(header.epoch);
+                self.gaps += 1;
             }
             (expected, attempt) = (sequence + 1, Some(header.attempt));
             if record.torn && sequence == last {
                 // Torn: it never completed, so nothing it saved was overwritten.
+                self.torn += 1;
                 return;
             }
             self.take_over(record);

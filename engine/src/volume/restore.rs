@@ -7,6 +7,7 @@
 //! - After a crash unmoved blocks are moved again; moved ones never: they may have been written since.
 //! - While a restore is under way nothing cuts, deletes, grows or detaches.
 
+use super::background::Activity;
 use super::Volume;
 use crate::catalog::state::RestoreRecord;
 use crate::deadline::Deadline;
@@ -16,11 +17,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
 use crate::lane::{Content, Lane};
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::units::{blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, RwLock};
 
 /// Marks of blocks moved ahead of the cursor. One more, and the narrowest gap between two of them is closed.
 const MARKS_MAX: usize = 1024;
@@ -37,7 +38,7 @@ pub(crate) struct RestoreState {
     active: AtomicBool,
     record: RwLock<Option<RestoreRecord>>,
     /// One mover at a time: the background, or a write that needs its blocks moved.
-    mover: futures_util::lock::Mutex<()>,
+    mover: crate::sync::lock::Mutex<()>,
     /// Blocks that could not be moved: what the target holds there cannot be read, or not be written. Reading them
     /// fails; a write of the whole block puts them right. Forgotten at a crash, and then found again.
     unmovable: Mutex<BTreeSet<BlockIndex>>,
@@ -325,6 +326,7 @@ impl Volume {
             // Only writes of whole blocks can help now.
             return Ok(false);
         };
+        self.is_busy_with(Activity::Restoring);
         let end = blocks.min(start + self.limits.restore_step_blocks);
         let at = self.move_saved_since(lane, target, start..end).await?.min(blocks);
         let holes = self.restore.unmovable();
