@@ -192,7 +192,7 @@ impl History {
 
     /// The volume is there. Is a failed flush still known?
     fn attached(&mut self, attaching: &Attaching) {
-        self.shared.maybe_deleted.borrow_mut().clear();
+        self.shared.in_doubt.borrow_mut().clear();
         let disks = self.context().disks;
         self.shared.trouble.absorb(&disks);
         if attaching.accept.failed_flush && self.shared.trouble.latch() != Latch::Clear && !self.flush_struck(attaching)
