@@ -47,9 +47,9 @@ macro_rules! planted {
         $crate::planted::is_active($name)
     };
     ($name:literal, $mistake:expr) => {};
-    ($name:literal, $mistake:expr, $right:expr) => {
+    ($name:literal, $mistake:expr, $right:expr) => {{
         $right
-    };
+    }};
 }
 
 /// No bug is ever active.

@@ -238,7 +238,7 @@ impl Explorer {
         self.judge(cut, phase, settled, step.crash)?;
         let number = mix(self.path.iter().fold(self.seed, |sum, step| mix(sum ^ step.number())));
         let replayed_further = self.only.as_ref().is_some_and(|only| only.len() > self.path.len());
-        let is_chosen = number % self.settings.again_one_in == 0 && self.only.is_none();
+        let is_chosen = number.is_multiple_of(self.settings.again_one_in) && self.only.is_none();
         if (is_chosen && depth + 1 < DEPTH_MAX) || replayed_further {
             self.crash_again(cut, phase, step.crash)?;
         }

@@ -67,7 +67,7 @@ impl Enumerator {
         let Some(workload) = Workload::numbered(self.length, number) else { return Ok(()) };
         let explorer = self.explorers.iter_mut().find(|explorer| explorer.takes(&workload));
         let explorer = explorer.expect("there is one for each kind of disk");
-        if number % Workload::family() == 0 {
+        if number.is_multiple_of(Workload::family()) {
             explorer.begin_family();
         }
         explorer.explore(&workload, None)
