@@ -13,6 +13,12 @@
 
 mod claims;
 mod cut;
+mod flush;
+mod handout;
+mod snapshot;
+mod views;
+mod wake;
+mod watch;
 
 use ::loom::cell::UnsafeCell;
 use ::loom::model::Builder;

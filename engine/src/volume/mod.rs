@@ -26,7 +26,7 @@ mod recovery;
 mod restore;
 mod seal;
 mod switch;
-mod views;
+pub(crate) mod views;
 
 pub use background::Activity;
 pub use check::{check_store, CheckOptions, Finding};
