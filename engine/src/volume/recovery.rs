@@ -39,6 +39,10 @@ pub(super) struct Recovered {
     pub(super) unused: Vec<SegmentIndex>,
     /// Snapshots up to this epoch may depend on a record that was lost.
     pub(super) lost_through: Option<Epoch>,
+    /// Gaps in the lanes' logs.
+    pub(super) gaps: u64,
+    /// Torn records that ended a lane's log.
+    pub(super) torn: u64,
 }
 
 /// Bytes read at once while looking for headers.
@@ -70,7 +74,7 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
         for record in found {
             match records.get(&record.header.sequence) {
                 // The lower attempts had failed before the highest was made.
-                Some(other) if other.header.attempt >= record.header.attempt => {}
+                Some(other) if other.header.attempt >= record.header.attempt || planted!("first-attempt-counts") => {}
                 _ => drop(records.insert(record.header.sequence, record)),
             }
         }
@@ -90,10 +94,11 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
 /// The last record of a lane: torn, or from now on durable. Nobody may have heard that it completed; a flush that
 /// failed may have left it readable only.
 async fn settle_last<D: Disk>(store: &D, record: &mut Found) -> Result<()> {
-    record.torn = is_torn(store, record).await;
+    record.torn = planted!("torn-record-accepted", false, is_torn(store, record).await);
     if record.torn {
         return Ok(());
     }
+    planted!("attach-trusts-volatile", return Ok(()));
     let mut bytes = aligned_buffer(record.header.length_bytes());
     match store.read(record.address_bytes, &mut bytes).await {
         Ok(()) => store.write_durable(record.address_bytes, &bytes).await,
@@ -179,7 +184,7 @@ impl<'a, D: Disk> SegmentReader<'a, D> {
             if let Err(error) = self.store.read(start + (index * BLOCK_BYTES) as u64, block).await {
                 tracing::error!(%error, segment = self.segment, "a block of the log cannot be read");
                 block.fill(0);
-                self.unreadable = true;
+                self.unreadable = !planted!("read-error-ends-the-log");
             }
         }
     }
@@ -196,13 +201,16 @@ impl Recovered {
         let (mut expected, mut attempt) = (indexed + 1, None);
         for (&sequence, record) in records.range(indexed + 1..) {
             let header = &record.header;
-            if sequence != expected || attempt.is_some_and(|attempt| attempt != header.predecessor_attempt) {
+            let is_gap = sequence != expected && !planted!("lost-record-unnoticed");
+            if is_gap || attempt.is_some_and(|attempt| attempt != header.predecessor_attempt) {
                 // The records in between, or the attempt that counted, had completed, because this one was submitted.
                 self.lose_through(header.epoch);
+                self.gaps += 1;
             }
             (expected, attempt) = (sequence + 1, Some(header.attempt));
             if record.torn && sequence == last {
                 // Torn: it never completed, so nothing it saved was overwritten.
+                self.torn += 1;
                 return;
             }
             self.take_over(record);

@@ -7,8 +7,8 @@
 use super::worker::Worker;
 use crate::control::api::{
     CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend, GrowReport,
-    GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, SnapshotState,
-    StatsReport, StoreReport, VolumeReport, VolumeState,
+    GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, StatsReport,
+    StoreReport, VolumeReport, VolumeState,
 };
 use crate::control::timestamp::Timestamp;
 use crate::control::ControlHandler;
@@ -29,23 +29,8 @@ const CUT_LIMIT: Duration = Duration::from_secs(30);
 
 impl Worker {
     fn snapshot_report(&self, snapshot: &Snapshot) -> SnapshotReport {
-        let name = snapshot.name.as_str();
-        let broken = snapshot.broken.as_ref();
-        SnapshotReport {
-            name: name.to_owned(),
-            epoch: snapshot.epoch.0,
-            created_at: Timestamp::from_unix_ms(snapshot.created_unix_ms),
-            size_bytes: snapshot.size_bytes,
-            consistency: match snapshot.consistency {
-                snapshot::Consistency::Crash => Consistency::Crash,
-                snapshot::Consistency::Filesystem => Consistency::Filesystem,
-                snapshot::Consistency::Application => Consistency::Application,
-            },
-            automatic: snapshot.automatic,
-            state: if broken.is_some() { SnapshotState::Broken } else { SnapshotState::Whole },
-            state_reason: broken.map(|(_, reason)| reason.clone()),
-            exposed: self.block_devices.exposure(name).map(|exposed| self.expose_report(exposed)),
-        }
+        let exposed = self.block_devices.exposure(snapshot.name.as_str());
+        SnapshotReport::of(snapshot, exposed.map(|exposed| self.expose_report(exposed)))
     }
 
     fn expose_report(&self, exposed: Exposed) -> ExposeReport {
