@@ -109,6 +109,9 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// So many neighbours, from a multiple of it on, differ only in the last operation and in the kind of disk.
+    pub const FAMILY: u64 = 2 * NAMES.len() as u64;
+
     /// How many workloads have this length, those that are left out counted.
     pub fn count(length: u32) -> u64 {
         2 * (NAMES.len() as u64).pow(length)

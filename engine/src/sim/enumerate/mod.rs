@@ -46,7 +46,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { tears: 8, torn: 2, again_one_in: 500, used_one_in: 100, lie: None }
+        Settings { tears: 8, torn: 2, again_one_in: 500, used_one_in: 500, lie: None }
     }
 }
 
