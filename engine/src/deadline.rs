@@ -1,11 +1,11 @@
 //! A deadline without a clock: the caller owns the timer and expires the deadline.
 
 use crate::signal::Signal;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::Arc;
 use futures_util::future::{select, Either};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
 /// Shared between whoever waits and whoever keeps the time. Clones expire together.
 #[derive(Clone, Default)]

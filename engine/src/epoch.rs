@@ -4,12 +4,17 @@
 //! - A record of the epoch is counted in flight before the lane looks whether the epoch is still the active one;
 //!   so when the epoch is no longer active and nothing is in flight, nothing will be published in it any more.
 //! - Publishing holds the shared lock on `saved`; freezing holds it exclusively: no entry lands in a frozen map.
+//! - The active epoch is announced by its number: whoever reads the number finds that epoch, or a younger one.
+//!
+//! Memory orders: a lane adds to `records_in_flight` and then reads the active number; a switch writes the number and
+//! the sealer then reads the count. One of the two must see the other, which only sequential consistency gives for a
+//! store followed by a load elsewhere. The models are in `models/cut.rs`.
 
 use crate::needed::NeededMap;
 use crate::saved::SavedMap;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, RwLock};
 use crate::units::Epoch;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
 
 /// One epoch that is active, or not sealed yet.
 pub struct EpochState {
@@ -35,7 +40,7 @@ impl EpochState {
         }
     }
 
-    /// Counts a record in flight. Sequentially consistent with the switch of the active epoch: see the head.
+    /// Counts a record in flight; look afterwards whether the epoch is still the active one.
     pub fn record_begins(&self) {
         self.records_in_flight.fetch_add(1, Ordering::SeqCst);
     }
@@ -64,5 +69,47 @@ impl EpochState {
     /// The map that takes new entries now.
     pub fn saved_now(&self) -> Arc<SavedMap> {
         self.saved.read().expect("no holder of this lock panics").clone()
+    }
+}
+
+/// Which epoch is active: one number that every request reads, and the epoch behind it.
+pub struct ActiveEpoch {
+    number: AtomicU64,
+    state: RwLock<Arc<EpochState>>,
+}
+
+impl ActiveEpoch {
+    /// The volume begins with this epoch.
+    pub fn new(first: Arc<EpochState>) -> ActiveEpoch {
+        ActiveEpoch { number: AtomicU64::new(first.number.0), state: RwLock::new(first) }
+    }
+
+    /// The active epoch's number.
+    pub fn number(&self) -> Epoch {
+        // Sequentially consistent after `record_begins`: see the head. It also acquires what `switch` released.
+        Epoch(self.number.load(Ordering::SeqCst))
+    }
+
+    /// The active epoch.
+    pub fn now(&self) -> Arc<EpochState> {
+        self.state.read().expect("no holder of this lock panics").clone()
+    }
+
+    /// Brings what a lane knows up to date; touches nothing shared but the number while the epoch stays the same.
+    pub fn refresh(&self, known: &mut Arc<EpochState>) {
+        if known.number != self.number() {
+            *known = self.now();
+        }
+    }
+
+    /// Makes `next` the active epoch; gives the one before. The gate is closed and drained.
+    pub fn switch(&self, next: Arc<EpochState>) -> Arc<EpochState> {
+        let number = next.number;
+        let before = std::mem::replace(&mut *self.state.write().expect("no holder of this lock panics"), next);
+        assert!(before.number < number);
+        // Sequentially consistent before the sealer's `is_quiet`: see the head. The state is there first, so whoever
+        // reads this number finds it.
+        self.number.store(number.0, Ordering::SeqCst);
+        before
     }
 }

@@ -11,10 +11,10 @@
 
 use crate::deadline::Deadline;
 use crate::signal::Signal;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crossbeam::utils::CachePadded;
 use futures_util::future::{select, Either};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Counts origin writes in flight; see the file's head.
 pub struct Gate {

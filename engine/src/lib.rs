@@ -4,15 +4,21 @@
 //! simulator drives exactly what production drives. docs/ARCHITECTURE.md says how the parts fit; docs/FORMAT.md has
 //! the byte maps.
 
+#[macro_use]
+pub mod planted;
+
 pub mod catalog;
 pub mod deadline;
 pub mod disk;
 pub mod entry;
 pub mod epoch;
 pub mod error;
+pub mod flushes;
 pub mod format;
 pub mod gate;
 pub mod lane;
+#[cfg(all(test, loom))]
+mod models;
 pub mod needed;
 mod partitions;
 pub mod run;
@@ -22,6 +28,7 @@ pub mod signal;
 pub mod sim;
 pub mod snapshot;
 pub mod stats;
+pub mod sync;
 pub mod units;
 pub mod view;
 pub mod volume;

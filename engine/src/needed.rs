@@ -11,17 +11,18 @@
 //! durable; `any_needed` loads with acquire, so whoever finds the bit clear may overwrite the origin. A claim is
 //! acquire-release, so that who takes over a released claim sees what the releaser did.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, OnceLock};
 use crate::units::BlockIndex;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::task::{Poll, Waker};
 
 const WORD_BITS: u64 = 64;
-const PAGE_WORDS: u64 = 64;
+/// In models a page is as small as it can be: every word of it is made anew for every interleaving.
+const PAGE_WORDS: u64 = if cfg!(loom) { 1 } else { 64 };
 /// Blocks covered by one page of the map (16 MiB of the volume).
 pub const PAGE_BLOCKS: u64 = WORD_BITS * PAGE_WORDS;
-const WAITER_SHARDS: u64 = 64;
+const WAITER_SHARDS: u64 = if cfg!(loom) { 1 } else { 64 };
 
 struct Page {
     needed: [AtomicU64; PAGE_WORDS as usize],
@@ -75,6 +76,7 @@ impl NeededMap {
         if !self.saving {
             return false;
         }
+        let range = planted!("last-block-missed", range.start..(range.end - 1).max(range.start + 1), range);
         masks(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
             None => true,
             Some(page) => page.needed[(word % PAGE_WORDS) as usize].load(Ordering::Acquire) & mask != 0,
@@ -108,6 +110,7 @@ impl NeededMap {
         let index = (word % PAGE_WORDS) as usize;
         assert!(page.claimed[index].load(Ordering::Relaxed) & mask != 0, "only a claimed block is settled");
         page.needed[index].fetch_and(!mask, Ordering::AcqRel);
+        planted!("settling-wakes-nobody", return);
         self.wake(word);
     }
 
@@ -136,8 +139,10 @@ impl NeededMap {
         }
     }
 
-    /// Waits until nothing in the range is being saved: each block is settled or its claim was released.
-    pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) {
+    /// Waits until nothing in the range is being saved: each block is settled or its claim was released. True if there
+    /// was something to wait for.
+    pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) -> bool {
+        let mut waited = false;
         for (word, mask) in masks(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             let being_saved = || {
@@ -154,10 +159,12 @@ impl NeededMap {
                 if !waiters.iter().any(|(at, waker)| *at == word && waker.will_wake(context.waker())) {
                     waiters.push((word, context.waker().clone()));
                 }
+                waited = true;
                 Poll::Pending
             })
             .await;
         }
+        waited
     }
 
     fn shard(&self, word: u64) -> &Waiters {

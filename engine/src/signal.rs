@@ -4,9 +4,9 @@
 //! - A listener taken before `notify` resolves, however late it is polled.
 //! - Wakers may be woken on any thread; nothing is held while they run.
 
+use crate::sync::{Mutex, MutexGuard};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 /// Tells any number of waiting tasks, on any thread, to look again.

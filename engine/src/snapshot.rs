@@ -6,9 +6,9 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC};
+use crate::sync::Arc;
 use crate::units::Epoch;
 use std::fmt;
-use std::sync::Arc;
 
 pub use crate::format::item::{BrokenReason, Consistency};
 

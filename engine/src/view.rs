@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A view never changes; a new one replaces it. Who holds an old one may go on reading what it names: segments it
-//!   names are handed out again only after it is gone (`volume/retire.rs`).
+//!   names are handed out again only after it is gone (`volume/views.rs`).
 //! - Runs are ordered by epoch, do not overlap but in one epoch, and hold no epoch younger than any map.
 //! - Maps are ordered by epoch; the active epoch's is the last.
 
@@ -11,9 +11,9 @@ use crate::entry::Entry;
 use crate::error::Result;
 use crate::run::{PageCache, Run};
 use crate::saved::SavedMap;
+use crate::sync::Arc;
 use crate::units::{BlockIndex, Epoch};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// What exists at one moment, for readers.
 #[derive(Clone, Default)]
@@ -36,6 +36,7 @@ impl View {
         out: &mut [Option<Entry>],
     ) -> Result<()> {
         assert_eq!((range.end - range.start) as usize, out.len());
+        planted!("second-save-wins", mistakes::find_in_map_of_last_run(self, range.clone(), out));
         for run in self.runs.iter().filter(|run| run.may_hold(&range, min_epoch)) {
             run.lookup_range(store, cache, range.clone(), min_epoch, out).await?;
         }

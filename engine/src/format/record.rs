@@ -132,7 +132,8 @@ impl RecordHeader {
             slot.checksum = U32::new(entry.checksum);
             slot.flags = U32::new(if entry.unreadable { FLAG_UNREADABLE } else { 0 });
         }
-        let checksum = salted(Kind::SegmentRecord, address_bytes, u64::from(self.incarnation), block);
+        let covered = planted!("checksum-misses-entries", &block[..128], &block[..]);
+        let checksum = salted(Kind::SegmentRecord, address_bytes, u64::from(self.incarnation), covered);
         let (raw, _) = RawHeader::mut_from_prefix(block).expect("the block is as long as the header");
         raw.checksum = U32::new(checksum);
     }
@@ -142,6 +143,7 @@ impl RecordHeader {
         assert_eq!(block.len(), BLOCK_BYTES);
         let (raw, _) = RawHeader::ref_from_prefix(block).expect("the block is as long as the header");
         let RecordHome { store, lane, segment, incarnation } = *home;
+        let incarnation = planted!("incarnation-not-compared", raw.incarnation.get(), incarnation);
         let is_at_home = raw.store == store
             && raw.lane.get() == lane
             && raw.segment.get() == segment
@@ -152,7 +154,8 @@ impl RecordHeader {
         let mut unsealed = [0u8; BLOCK_BYTES];
         unsealed.copy_from_slice(block);
         unsealed[8..12].fill(0);
-        if salted(Kind::SegmentRecord, address_bytes, u64::from(incarnation), &unsealed) != raw.checksum.get() {
+        let covered = planted!("checksum-misses-entries", &unsealed[..128], &unsealed[..]);
+        if salted(Kind::SegmentRecord, address_bytes, u64::from(incarnation), covered) != raw.checksum.get() {
             return None;
         }
         let count = raw.count.get() as usize;

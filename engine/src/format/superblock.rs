@@ -331,6 +331,7 @@ pub async fn read<D: Disk>(store: &D) -> Result<Found> {
     let a = read_copy(store, SUPERBLOCK_A_BYTES).await;
     let b = read_copy(store, SUPERBLOCK_B_BYTES).await;
     let (image, damaged_copy) = match (a, b) {
+        (Copy::Valid(a), Copy::Valid(_)) if planted!("older-superblock-wins") => (a, None),
         (Copy::Valid(a), Copy::Valid(b)) if a.sequence.get() > b.sequence.get() => (a, Some(SUPERBLOCK_B_BYTES)),
         (Copy::Valid(a), Copy::Valid(b)) if a.sequence.get() < b.sequence.get() => (b, Some(SUPERBLOCK_A_BYTES)),
         (Copy::Valid(a), Copy::Valid(_)) => (a, None),

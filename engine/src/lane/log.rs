@@ -17,12 +17,11 @@ use crate::epoch::EpochState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum;
 use crate::format::record::{RecordEntry, RecordHeader, RECORD_BYTES_MAX, RECORD_ENTRIES_MAX};
+use crate::sync::{Arc, Mutex};
 use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 /// Segments a record is tried in before the store is given up.
@@ -126,6 +125,7 @@ pub(super) struct LaneLog {
     /// The lane of background work: it must not wait for memory that only background work frees. What it appends
     /// between two chances to write runs is bounded by a restore's step.
     is_background: Cell<bool>,
+    /// As long as the longest record so far, rounded up.
     buffer: RefCell<AlignedBuffer>,
 }
 
@@ -137,7 +137,7 @@ impl LaneLog {
             segment: RefCell::default(),
             unconfirmed: Cell::new(false),
             is_background: Cell::new(false),
-            buffer: RefCell::new(aligned_buffer(RECORD_BYTES_MAX)),
+            buffer: RefCell::new(aligned_buffer(0)),
         }
     }
 }
@@ -204,7 +204,7 @@ impl<D: Disk> Lane<D> {
             };
             epoch.record_begins();
             // Counted first, looked at second: see the head of epoch.rs.
-            if self.volume.active_number.load(Ordering::SeqCst) != epoch.number.0 {
+            if self.volume.active.number() != epoch.number {
                 self.record_ends(&epoch);
                 self.drop_stale(&mut shares);
                 continue;
@@ -214,7 +214,10 @@ impl<D: Disk> Lane<D> {
             }
             let result = self.write_record(&epoch, &shares).await;
             match result {
-                Ok(entries) => self.publish(&epoch, &shares, &entries),
+                Ok(entries) => {
+                    self.volume.stats.records_retried.add(u64::from(attempts > 0));
+                    self.publish(&epoch, &shares, &entries);
+                }
                 Err(error) => {
                     attempts += 1;
                     tracing::error!(%error, attempts, "a record of before-images could not be written");
@@ -236,7 +239,7 @@ impl<D: Disk> Lane<D> {
     async fn wait_for_memory(&self, epoch: &EpochState) {
         while !self.log.is_background.get() {
             let listener = self.volume.retry.listen();
-            let active = self.volume.active_number.load(Ordering::SeqCst) == epoch.number.0;
+            let active = self.volume.active.number() == epoch.number;
             if !active || self.volume.entries_in_memory() < self.volume.limits.entries_max {
                 return;
             }
@@ -250,10 +253,10 @@ impl<D: Disk> Lane<D> {
         if let Some(share) = shares.first() {
             return Some(share.pending.epoch.clone());
         }
-        let active = self.volume.active_number.load(Ordering::SeqCst);
+        let active = self.volume.active.number();
         let mut queue = self.log.queue.borrow_mut();
         while let Some(front) = queue.front() {
-            if front.epoch.number.0 == active {
+            if front.epoch.number == active {
                 return Some(front.epoch.clone());
             }
             let stale = queue.pop_front().expect("there is a front");
@@ -265,7 +268,7 @@ impl<D: Disk> Lane<D> {
     /// The last record of an epoch that is over: it can be sealed now.
     fn record_ends(&self, epoch: &EpochState) {
         epoch.record_ends();
-        if self.volume.active_number.load(Ordering::SeqCst) != epoch.number.0 {
+        if self.volume.active.number() != epoch.number {
             self.volume.work.notify();
         }
     }
@@ -340,9 +343,15 @@ impl<D: Disk> Lane<D> {
     /// Writes one record into the open segment; returns its entries.
     async fn write_record(&self, epoch: &Arc<EpochState>, shares: &[Share]) -> Result<Vec<Entry>> {
         let mut buffer = self.log.buffer.replace(aligned_buffer(0));
+        let needed_bytes = (1 + shares.iter().map(|share| share.count).sum::<usize>()) * BLOCK_BYTES;
+        if buffer.len() < needed_bytes {
+            buffer = aligned_buffer(needed_bytes.next_power_of_two().min(RECORD_BYTES_MAX));
+        }
         let (address_bytes, entries) = self.fill_record(epoch, shares, &mut buffer);
         let length = (1 + entries.len()) * BLOCK_BYTES;
-        let result = self.disks.store.write_durable(address_bytes, &buffer[..length]).await;
+        planted!("settled-before-durable", entries.iter().for_each(|entry| epoch.needed.settle(entry.block)));
+        let (store, at, data) = (&self.disks.store, address_bytes, &buffer[..length]);
+        let result = planted!("record-left-volatile", store.write(at, data).await, store.write_durable(at, data).await);
         self.log.buffer.replace(buffer);
         let sequence = self.note_written(result.is_ok());
         result?;
@@ -361,7 +370,7 @@ impl<D: Disk> Lane<D> {
         let mut progress = self.shared().progress.lock().expect("no holder of this lock panics");
         *progress = match completed {
             true => Progress { sequence: progress.sequence + 1, attempt: 0, last_attempt: progress.attempt },
-            false => Progress { attempt: progress.attempt + 1, ..*progress },
+            false => Progress { attempt: progress.attempt + planted!("attempt-used-twice", 0, 1), ..*progress },
         };
         progress.sequence
     }
@@ -425,6 +434,7 @@ impl<D: Disk> Lane<D> {
         for entry in entries {
             epoch.needed.settle(entry.block);
         }
+        planted!("next-batch-acknowledged", self.log.queue.take().iter().for_each(|next| next.end(SaveOutcome::Saved)));
         for share in shares {
             let settled = share.pending.settled.get() + share.count;
             share.pending.settled.set(settled);
@@ -464,7 +474,7 @@ impl<D: Disk> Lane<D> {
         self.open_segment(epoch.number).await?;
         epoch.record_begins();
         let mut result = Ok(());
-        if self.volume.active_number.load(Ordering::SeqCst) == epoch.number.0 {
+        if self.volume.active.number() == epoch.number {
             match self.write_record(epoch, &[]).await {
                 Ok(entries) => self.publish(epoch, &[], &entries),
                 Err(error) => {

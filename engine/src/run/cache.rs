@@ -7,10 +7,10 @@
 //!   has no random state.
 
 use crate::run::page::Page;
+use crate::sync::{Arc, Mutex, MutexGuard};
 use lru::LruCache;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Threads that look up different pages seldom meet on one of this many locks.
 const SHARDS_MAX: usize = 16;

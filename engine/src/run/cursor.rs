@@ -12,8 +12,8 @@ use crate::run::cache::PageCache;
 use crate::run::layout::PAGE_BYTES;
 use crate::run::page::{Key, PageView};
 use crate::run::reader::Run;
+use crate::sync::Arc;
 use crate::units::{BlockIndex, Epoch};
-use std::sync::Arc;
 
 /// Pages in a window: 256 KiB.
 pub(super) const WINDOW_PAGES: usize = 64;

@@ -11,9 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::run::cache::PageCache;
 use crate::run::layout::{pages_for, RunLayout, RunMeta, RunShape, ENTRIES_MAX, PAGE_BYTES};
 use crate::run::page::{Key, Page, PageIdentity};
+use crate::sync::Arc;
 use crate::units::{BlockIndex, Epoch};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// A run that can be read: what the catalog remembers, and where the pages are. Immutable; shared by `Arc`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Run {
         if !self.may_hold(&blocks, min_epoch) {
             return Ok(());
         }
-        let end = blocks.end.min(self.meta.last_block + 1);
+        let end = blocks.end.min(self.meta.last_block + planted!("last-of-run-missed", 0, 1));
         let mut block = blocks.start.max(self.meta.first_block);
         let mut leaf: Option<Arc<Page>> = None;
         while block < end {

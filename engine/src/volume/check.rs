@@ -8,11 +8,11 @@ use crate::entry::{Entry, UNREADABLE};
 use crate::error::Result;
 use crate::format::item::SegmentState;
 use crate::run::{pages_for, Run, RunLayout};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
 use crate::volume::read::verify;
 use crate::volume::seal::run_meta;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
 /// What to check.
 #[derive(Clone, Copy, Debug, Default)]

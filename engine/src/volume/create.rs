@@ -57,7 +57,16 @@ pub async fn create<D: Disk>(disks: &Disks<D>, options: &CreateOptions) -> Resul
         let message = format!("{segment_bytes} is no segment size; use a power of two from {SEGMENT_BYTES_MIN} on");
         return Err(Error::new(ErrorKind::Invalid, "create", "store").saying(message));
     }
-    let geometry = Geometry::plan(store_bytes, segment_bytes)?;
+    create_with_geometry(disks, options, Geometry::plan(store_bytes, segment_bytes)?).await
+}
+
+/// The same where it is known where everything lies.
+pub(crate) async fn create_with_geometry<D: Disk>(
+    disks: &Disks<D>,
+    options: &CreateOptions,
+    geometry: Geometry,
+) -> Result<()> {
+    let size_bytes = disks.origin.size_bytes();
     let origin = OriginIdentity { size_bytes, sector_bytes: disks.origin.sector_bytes() };
     let mut superblock = Superblock::new(options.store_id, options.volume_id, geometry, origin);
     superblock.clean = true;

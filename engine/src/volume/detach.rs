@@ -5,8 +5,8 @@ use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
+use crate::sync::atomic::Ordering;
 use crate::watch::{self, WatchLog};
-use std::sync::atomic::Ordering;
 
 impl Volume {
     /// Ends the attachment. The caller has stopped its lanes: nothing is in flight. After an error the volume is as

@@ -11,15 +11,15 @@ use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState};
 use crate::snapshot::{BrokenReason, Snapshot};
+use crate::sync::atomic::Ordering;
 use crate::units::{Epoch, SegmentIndex};
-use std::sync::atomic::Ordering;
 
 /// What came of making room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// It is there.
     Made,
-    /// Readers hold it. Who needs it waits, without the ledger, for [`Volume::views_left`].
+    /// Readers hold it. Who needs it waits, without the ledger, for a view to be left.
     Coming,
 }
 
@@ -37,7 +37,7 @@ impl Volume {
             if self.release_retired(ledger) || self.free_dead(ledger, disks).await? {
                 continue;
             }
-            if ledger.free_count() + self.retired_count() >= segments {
+            if ledger.free_count() + self.views.retired_count() >= segments {
                 self.room_wanted.store(true, Ordering::Relaxed);
                 return Ok(Room::Coming);
             }
@@ -81,6 +81,7 @@ impl Volume {
         };
         tracing::error!(%cause, "{sentence}: all snapshots of the volume are broken");
         let youngest = Epoch(u64::MAX - 1);
+        planted!("broken-mark-after-overwrite", self.stop_saving(&mut ledger).await);
         if let Err(error) = self.break_through(&mut ledger, disks, youngest, reason, sentence).await {
             tracing::error!(%error, "broken snapshots can be recorded nowhere; first writes wait");
             drop(ledger);
@@ -116,7 +117,7 @@ impl Volume {
                     elsewhere.through = elsewhere.through.max(through);
                     elsewhere.reason = sentence.to_owned();
                 });
-                if !recorded {
+                if !recorded && !planted!("break-recorded-nowhere") {
                     return Err(error);
                 }
                 ledger.in_memory(some);
@@ -143,6 +144,7 @@ impl Volume {
     /// Frees every segment of epochs that no whole snapshot needs. True if anything was freed or sealed.
     pub(crate) async fn free_dead<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) -> Result<bool> {
         let horizon = ledger.horizon();
+        let horizon = planted!("delete-frees-needed-epoch", Epoch(horizon.0.saturating_add(1)), horizon);
         let mut changed = false;
         while ledger.to_seal.front().is_some_and(|frozen| frozen.map.epoch() < horizon && frozen.is_final()) {
             self.seal_without_run(ledger, disks).await?;

@@ -9,7 +9,7 @@ use super::{BrokenElsewhere, Volume};
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 impl Volume {
     /// Makes durable what completed on the origin, or fails for good. The failure is recorded before it is reported.
@@ -22,8 +22,11 @@ impl Volume {
     /// The same, but the caller records a failure once it has left the gate or has the ledger to do so.
     pub(crate) async fn flush_origin_unrecorded<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         self.refuse_after_failed_flush()?;
+        planted!("flush-of-the-wrong-device", return disks.store.flush().await);
         let result = disks.origin.flush().await;
+        let result = planted!("failed-flush-retried", result.or(disks.origin.flush().await), result);
         self.latch_failed_flush(result)?;
+        planted!("flush-ignores-other-lanes", return Ok(()));
         self.refuse_after_failed_flush()
     }
 

@@ -5,8 +5,8 @@ use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
+use crate::sync::atomic::Ordering;
 use crate::units::blocks_for;
-use std::sync::atomic::Ordering;
 
 impl Volume {
     /// Grows the volume to the size of its origin, in bytes. Snapshots keep the size they were taken at. Returns the
@@ -26,7 +26,8 @@ impl Volume {
         self.watch.is_about_to_grow(self, disks, after).await?;
         let mut ledger = self.ledger.lock().await;
         // A new epoch, because the maps of the old one end where the volume ended.
-        let next = self.prepare_epoch(blocks_for(after), self.active_epoch().needed.saving());
+        let saving = planted!("growth-stops-saving", false, self.active_epoch().needed.saving());
+        let next = self.prepare_epoch(blocks_for(after), saving);
         self.gate.close();
         let drained = self.gate.drain(&Deadline::new()).await;
         assert!(drained, "a deadline that nobody expires does not come");

@@ -150,7 +150,8 @@ pub(crate) struct Groups {
 impl Groups {
     /// Which group; `None` for epochs before the oldest whole snapshot, which are dead.
     pub(crate) fn of(&self, epoch: Epoch) -> Option<usize> {
-        self.starts.partition_point(|start| *start <= epoch).checked_sub(1)
+        let is_reached = |start: &Epoch| planted!("merge-drops-the-cut", *start < epoch, *start <= epoch);
+        self.starts.partition_point(is_reached).checked_sub(1)
     }
 }
 
@@ -159,7 +160,7 @@ impl Volume {
     /// waiting for the catalog.
     pub(crate) async fn take_segment<D: Disk>(&self, disks: &Disks<D>, lane: u16) -> Result<Handed> {
         loop {
-            let view_left = self.views_left.listen();
+            let view_left = self.views.left();
             {
                 let reserve = &self.lanes[lane as usize].reserve;
                 let mut reserve = reserve.lock().expect("no holder of this lock panics");

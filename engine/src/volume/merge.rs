@@ -7,19 +7,20 @@
 //! - Runs of epochs that the needed map is rebuilt from at an attach are not merged with older ones: what an attach
 //!   reads does not grow with what is saved.
 
+use super::background::Activity;
 use super::ledger::{Groups, Ledger};
-use super::retire::ViewGuard;
 use super::seal::run_items;
+use super::views::ViewGuard;
 use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState};
 use crate::run::{pages_for, Cursor, Merge, Merged, Run, RunLayout, RunWriter};
+use crate::sync::atomic::Ordering;
+use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
 /// Runs that pile up before they are merged.
 const FAN_OUT: usize = 4;
@@ -46,6 +47,7 @@ impl Volume {
     /// Merges runs if that pays. True if it did.
     pub(crate) async fn merge_next<D: Disk>(&self, disks: &Disks<D>) -> Result<bool> {
         let Some(plan) = self.plan_merge().await else { return Ok(false) };
+        self.is_busy_with(Activity::Merging);
         let merged = self.write_merged(disks, &plan).await;
         let mut ledger = self.ledger.lock().await;
         match merged {
@@ -152,8 +154,9 @@ impl Volume {
             return Ok(());
         }
         let segments = &ledger.catalog.state().segments;
+        let is_live = |segment: &SegmentIndex| live.contains_key(segment) && !planted!("merge-frees-shared-segment");
         let is_dead = |segment: &SegmentIndex| match segments[*segment as usize].state {
-            SegmentState::Data { epoch } => plan.complete.contains(&epoch) && !live.contains_key(segment),
+            SegmentState::Data { epoch } => plan.complete.contains(&epoch) && !is_live(segment),
             _ => false,
         };
         let mut freed: Vec<SegmentIndex> = (0..segments.len() as SegmentIndex).filter(is_dead).collect();

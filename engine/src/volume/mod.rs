@@ -24,17 +24,20 @@ mod options;
 mod read;
 mod recovery;
 mod restore;
-mod retire;
 mod seal;
 mod switch;
+pub(crate) mod views;
 
+pub use background::Activity;
 pub use check::{check_store, CheckOptions, Finding};
+#[cfg(feature = "sim")]
+pub(crate) use create::create_with_geometry;
 pub use create::{create, destroy, inspect, StoreInfo};
 pub use cut::CutObserver;
 pub use options::{Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions};
 pub use restore::RestoreProgress;
 
-use crate::epoch::EpochState;
+use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
 use crate::lane::LaneShared;
@@ -42,15 +45,14 @@ use crate::run::PageCache;
 use crate::signal::Signal;
 use crate::snapshot::SnapshotPin;
 use crate::stats::Counters;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, OnceLock, Weak};
 use crate::units::{blocks_for, Epoch, SegmentIndex, BLOCK_BYTES};
-use crate::view::View;
 use crate::watch::Watch;
 use ledger::Ledger;
 use restore::RestoreState;
-use retire::Retired;
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::collections::BTreeMap;
+use views::Views;
 
 /// Where segments lie; fixed for the life of a store.
 #[derive(Clone, Copy, Debug)]
@@ -84,22 +86,17 @@ pub struct Volume {
     pub(crate) places: SegmentPlaces,
     pub(crate) limits: Limits,
     pub(crate) gate: Gate,
-    /// Number of the active epoch; read by every request, written by cuts.
-    pub(crate) active_number: AtomicU64,
-    pub(crate) active: RwLock<Arc<EpochState>>,
-    pub(crate) view: RwLock<Arc<View>>,
+    pub(crate) active: ActiveEpoch,
+    pub(crate) views: Views,
     pub(crate) lanes: Box<[LaneShared]>,
-    pub(crate) operations: futures_util::lock::Mutex<()>,
-    pub(crate) ledger: futures_util::lock::Mutex<Ledger>,
-    pub(crate) retired: Mutex<VecDeque<Retired>>,
+    pub(crate) operations: crate::sync::lock::Mutex<()>,
+    pub(crate) ledger: crate::sync::lock::Mutex<Ledger>,
     pub(crate) pins: Mutex<BTreeMap<Epoch, Weak<SnapshotPin>>>,
     pub(crate) cache: PageCache,
     pub(crate) watch: Watch,
     pub(crate) restore: RestoreState,
     /// Somebody waits for segments that readers of older views still hold: long readers are to leave.
     pub(crate) room_wanted: AtomicBool,
-    /// Notified when a reader lets go of a view.
-    pub(crate) views_left: Signal,
     pub(crate) stats: Counters,
     /// There may be background work.
     pub(crate) work: Signal,
@@ -113,6 +110,7 @@ pub struct Volume {
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
     background_failures: AtomicU32,
+    activity: Mutex<Activity>,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }
@@ -133,7 +131,7 @@ impl Volume {
     }
 
     pub(crate) fn active_epoch(&self) -> Arc<EpochState> {
-        self.active.read().expect("no holder of this lock panics").clone()
+        self.active.now()
     }
 
     pub(crate) fn lane_count(&self) -> u16 {

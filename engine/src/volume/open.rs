@@ -10,20 +10,21 @@ use super::ledger::Ledger;
 use super::recovery::{recover, Recovered};
 use super::restore::RestoreState;
 use super::seal::{run_meta, NO_EPOCH};
+use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
-use crate::epoch::EpochState;
+use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
 use crate::gate::Gate;
 use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::{Arc, Mutex};
 use crate::units::{blocks_for, Epoch, SegmentIndex};
 use crate::view::View;
 use crate::watch::{self, Watch, WatchLog};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, RwLock};
 
 impl Volume {
     /// Opens the volume: checks that store and origin belong together and are what Cairn left, recovers, and marks the
@@ -37,13 +38,15 @@ impl Volume {
         refuse_wrong_origin(disks, &catalog)?;
         let breaks = reasons_to_break(disks, &catalog, &options).await?;
         // A record may be readable and still volatile: flush first, then trust what is read.
-        disks.store.flush().await?;
+        planted!("attach-trusts-volatile", Ok(()), disks.store.flush().await)?;
         // Whose the store was and how it ended stays until what follows from it is durable.
         catalog.superblock_update(&disks.store, |superblock| superblock.session += 1).await?;
+        planted!("host-recorded-too-early", mistakes::record_host(&mut catalog, disks, options.host_id).await?);
         let geometry = catalog.superblock().geometry;
         let segment_bytes = u64::from(geometry.segment_bytes);
         let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
         let recovered = recover(&disks.store, &catalog, places).await?;
+        let (gaps, torn) = (recovered.gaps, recovered.torn);
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
         let latched = options.broken_elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.flush_failed);
@@ -58,6 +61,8 @@ impl Volume {
             })
             .await?;
         let volume = assemble(ledger, places, watch, options)?;
+        volume.stats.records_lost.add(gaps);
+        volume.stats.records_torn.add(torn);
         volume.load_needed(disks).await?;
         Ok(Arc::new(volume))
     }
@@ -80,6 +85,7 @@ impl Volume {
 
     async fn load_needed_once<D: Disk>(&self, disks: &Disks<D>) -> std::result::Result<(), (Epoch, Error)> {
         let Some(youngest) = self.ledger.lock().await.whole().next_back() else { return Ok(()) };
+        planted!("second-save-wins", return Ok(()));
         let (active, view) = (self.active_epoch(), self.view_now());
         for run in view.runs.iter().filter(|run| run.meta().last_epoch >= youngest) {
             let mut cursor = run.scan_all();
@@ -202,7 +208,8 @@ async fn install<D: Disk>(
     let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
     let active_epoch = facts.active_epoch.max(youngest);
     let latched = (facts.flush_failed || latched_elsewhere) && !accept.failed_flush;
-    let flushed = disks.origin.flush().await;
+    let latched = latched && !planted!("flush-latch-reset-at-attach");
+    let flushed = planted!("origin-not-flushed-at-attach", Ok(()), disks.origin.flush().await);
     if let Err(error) = &flushed {
         tracing::error!(%error, "the origin cannot be flushed");
     }
@@ -217,6 +224,7 @@ async fn install<D: Disk>(
     };
     items.push(Item::SampleReset);
     items.extend(log.items());
+    planted!("recovery-in-two-steps", ledger.catalog.append(&disks.store, &items.split_off(items.len() / 2)).await?);
     ledger.catalog.append(&disks.store, &items).await?;
     ledger.give_back(recovered.unused);
     Ok(Watch::new(key, log))
@@ -334,18 +342,15 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         places,
         limits: options.limits,
         gate: Gate::new(options.lanes),
-        active_number: AtomicU64::new(facts.active_epoch.0),
-        active: RwLock::new(Arc::new(active)),
-        view: RwLock::new(Arc::new(view)),
+        active: ActiveEpoch::new(Arc::new(active)),
+        views: Views::new(view),
         lanes: (0..options.lanes).map(|_| Default::default()).collect(),
         operations: Default::default(),
-        retired: Mutex::default(),
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
         watch,
-        restore: RestoreState::new(restore),
+        restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
-        views_left: Default::default(),
         stats: Default::default(),
         work: Default::default(),
         retry: Default::default(),
@@ -355,8 +360,9 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
+        activity: Mutex::default(),
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
-        ledger: futures_util::lock::Mutex::new(ledger),
+        ledger: crate::sync::lock::Mutex::new(ledger),
     })
 }

@@ -9,8 +9,7 @@ use super::seal::Frozen;
 use super::Volume;
 use crate::deadline::Deadline;
 use crate::epoch::EpochState;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use crate::sync::Arc;
 
 impl Volume {
     /// A new epoch that follows the active one, for a volume of `blocks` blocks. Made before the gate is closed.
@@ -21,17 +20,10 @@ impl Volume {
 
     /// Makes `next` the active epoch. The gate is closed and drained.
     pub(crate) fn switch_epoch(&self, ledger: &mut Ledger, next: Arc<EpochState>) {
-        assert!(self.gate.is_drained());
+        assert!(self.gate.is_drained() || planted!("epoch-switched-before-drain"));
         let saved = next.saved_now();
         self.replace_view(Vec::new(), |view| view.maps.push(saved));
-        let number = next.number;
-        let before = {
-            let mut active = self.active.write().expect("no holder of this lock panics");
-            std::mem::replace(&mut *active, next)
-        };
-        assert!(before.number < number);
-        // Sequentially consistent: pairs with the count of records in flight, see the head of epoch.rs.
-        self.active_number.store(number.0, Ordering::SeqCst);
+        let before = self.active.switch(next);
         ledger.to_seal.push_back(Frozen::whole_epoch(before));
         self.work.notify();
         self.retry.notify();

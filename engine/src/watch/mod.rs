@@ -26,11 +26,12 @@ use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
 use crate::error::{ErrorKind, Result};
 use crate::format::item::Item;
 use crate::lane::Content;
+use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES};
 use crate::volume::Volume;
-use futures_util::lock::{Mutex, MutexGuard};
 use hashes::{hash_sectors, read_blocks, SectorHashes};
-use places::{Places, WatchedBlocks, WATCHED_MAX};
+pub(crate) use places::WatchedBlocks;
+use places::{Places, WATCHED_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 

@@ -7,10 +7,10 @@
 
 use crate::disk::Disk;
 use crate::partitions::{find_partitions, PARTITIONS_MAX, TABLE_BLOCKS_MAX};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Watched blocks at the start: boot record, partition table, superblocks of ext, xfs, f2fs and swap, LVM labels and
 /// their metadata header (0, 1), and the two first superblocks of btrfs (64 KiB and 64 MiB).
@@ -20,7 +20,9 @@ const END_BLOCKS: u64 = 3;
 /// Most blocks that the places of one partition touch, when it is not aligned to blocks.
 const PARTITION_BLOCKS_MAX: usize = 2 * (START_BLOCKS.len() + END_BLOCKS as usize);
 /// Most blocks watched at a time: twice what a disk can have, for while they change the old and the new are watched.
-pub(super) const WATCHED_MAX: usize = 2 * (TABLE_BLOCKS_MAX + (PARTITIONS_MAX + 2) * PARTITION_BLOCKS_MAX);
+/// In models a few.
+pub(super) const WATCHED_MAX: usize =
+    if cfg!(loom) { 4 } else { 2 * (TABLE_BLOCKS_MAX + (PARTITIONS_MAX + 2) * PARTITION_BLOCKS_MAX) };
 
 /// What is to be watched on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,21 +70,22 @@ fn places_in(bytes: Range<u64>) -> BTreeSet<BlockIndex> {
 }
 
 /// The watched blocks for those inside the gate: sorted, behind them nothing that is looked at.
-pub(super) struct WatchedBlocks {
+pub(crate) struct WatchedBlocks {
     count: AtomicUsize,
     sorted: [AtomicU64; WATCHED_MAX],
 }
 
 impl WatchedBlocks {
     /// A set with these blocks.
-    pub(super) fn new(blocks: impl Iterator<Item = BlockIndex>) -> WatchedBlocks {
-        let watched = WatchedBlocks { count: AtomicUsize::new(0), sorted: [const { AtomicU64::new(0) }; WATCHED_MAX] };
+    pub(crate) fn new(blocks: impl Iterator<Item = BlockIndex>) -> WatchedBlocks {
+        let sorted = std::array::from_fn(|_| AtomicU64::new(0));
+        let watched = WatchedBlocks { count: AtomicUsize::new(0), sorted };
         watched.replace(blocks);
         watched
     }
 
     /// Replaces all of them. Nobody is inside the gate, which orders these stores before the loads of who enters next.
-    pub(super) fn replace(&self, blocks: impl Iterator<Item = BlockIndex>) {
+    pub(crate) fn replace(&self, blocks: impl Iterator<Item = BlockIndex>) {
         let sorted = BTreeSet::from_iter(blocks);
         assert!(sorted.len() <= WATCHED_MAX, "{} blocks are watched", sorted.len());
         for (slot, block) in self.sorted.iter().zip(&sorted) {
@@ -92,7 +95,7 @@ impl WatchedBlocks {
     }
 
     /// Whether one of the range is in the set.
-    pub(super) fn any_in(&self, range: Range<BlockIndex>) -> bool {
+    pub(crate) fn any_in(&self, range: Range<BlockIndex>) -> bool {
         let sorted = &self.sorted[..self.count.load(Ordering::Relaxed)];
         let at = sorted.partition_point(|block| block.load(Ordering::Relaxed) < range.start);
         sorted.get(at).is_some_and(|block| block.load(Ordering::Relaxed) < range.end)
