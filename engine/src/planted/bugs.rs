@@ -65,7 +65,7 @@ pub const BUGS: &[Bug] = &[
     bug("run-left-volatile", EXACT, "the catalog names a run before it is durable"),
     bug("spill-covers-too-much", EXACT, "a spilled map claims records that were published after it was frozen"),
     bug("merge-drops-the-cut", EXACT, "the first epoch of a snapshot counts as of the snapshot before"),
-    bug("merge-frees-shared-segment", EXACT, "a merge frees segments that older snapshots still need"),
+    bug("merge-frees-shared-segment", EXACT, "a merge frees segments in which older snapshots still need a few blocks"),
     bug("delete-frees-needed-epoch", EXACT, "the epoch of the oldest snapshot is freed with those before it"),
     bug("segment-freed-under-reader", EXACT, "segments are handed out again while a reader reads them"),
     // The catalog and the superblock.
