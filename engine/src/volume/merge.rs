@@ -127,8 +127,8 @@ impl Volume {
             }
             let Merged::Kept(entry) = merged else { continue };
             writer.push(&disks.store, entry).await?;
-            if entry.address != crate::entry::UNREADABLE {
-                *live.entry(self.places.segment_of(entry.address)).or_default() += 1;
+            if let Some(segment) = self.places.segment_of(entry.address) {
+                *live.entry(segment).or_default() += 1;
             }
         }
         if writer.entries() == 0 {

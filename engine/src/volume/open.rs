@@ -331,7 +331,10 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
     let blocks = blocks_for(facts.size_bytes);
     let active = EpochState::new(facts.active_epoch, blocks, horizon != NO_EPOCH, options.lanes);
     let view = View { runs, maps: vec![active.saved_now()] };
-    view.check_order();
+    if !view.is_ordered() {
+        let message = "the epochs of its index runs overlap; the origin is whole and can be used without Cairn";
+        return Err(Error::new(ErrorKind::Corrupt, "attach", "store").saying(message));
+    }
     // More epochs than snapshots: some group has several, so it may hold duplicates.
     let epochs = facts.active_epoch.0.saturating_sub(horizon.0.saturating_sub(1));
     ledger.groups_joined = horizon != NO_EPOCH && epochs > ledger.whole().count() as u64;
