@@ -126,7 +126,6 @@ impl<D: Disk> Checker<'_, D> {
         if entry.epoch < self.horizon || entry.address == UNREADABLE {
             return;
         }
-        let offset = entry.address * BLOCK_BYTES as u64;
         let segment = self.places.segment_of(entry.address);
         let found = segment.and_then(|segment| self.state.segments.get(segment as usize).zip(Some(segment)));
         let Some((record, segment)) = found else {
