@@ -77,6 +77,11 @@ impl RestoreState {
         *slot = record;
     }
 
+    /// The owner goes on with the mixture that the disk holds.
+    pub(crate) fn abandon(&self) {
+        self.set(None);
+    }
+
     fn is_moved(&self, block: BlockIndex) -> bool {
         !self.holds_back(block..block + 1)
     }
