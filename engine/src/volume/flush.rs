@@ -24,7 +24,16 @@ impl Volume {
         self.refuse_after_failed_flush()?;
         let result = disks.origin.flush().await;
         self.latch_failed_flush(result)?;
+        if disks.origin.flush_failures() != self.origin_flush_failures {
+            // Of a flush whose task has not got so far: what it lost, this one does not bring back.
+            self.latch();
+        }
         self.refuse_after_failed_flush()
+    }
+
+    fn latch(&self) {
+        self.flush_failed.store(true, Ordering::SeqCst);
+        self.work.notify();
     }
 
     pub(crate) fn refuse_after_failed_flush(&self) -> Result<()> {
@@ -40,8 +49,7 @@ impl Volume {
     pub(crate) fn latch_failed_flush(&self, result: Result<()>) -> Result<()> {
         match result {
             Err(error) if error.kind() == ErrorKind::FlushFailed => {
-                self.flush_failed.store(true, Ordering::SeqCst);
-                self.work.notify();
+                self.latch();
                 Err(Error::new(ErrorKind::FlushFailed, "flush", "origin").caused_by(error))
             }
             result => result,

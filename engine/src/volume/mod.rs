@@ -112,6 +112,8 @@ pub struct Volume {
     background_failures: AtomicU32,
     activity: Mutex<Activity>,
     flush_failed: AtomicBool,
+    /// Flushes of the origin that had failed when the volume was opened.
+    origin_flush_failures: u64,
     closed: AtomicBool,
 }
 

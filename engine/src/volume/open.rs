@@ -60,7 +60,7 @@ impl Volume {
             })
             .await?;
         let accept = options.accept;
-        let volume = assemble(ledger, places, watch, options)?;
+        let volume = assemble(ledger, places, watch, options, disks.origin.flush_failures())?;
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
@@ -325,7 +325,13 @@ async fn write_runs_from<D: Disk>(
 }
 
 /// The volume in memory, from what the catalog now says.
-fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: OpenOptions) -> Result<Volume> {
+fn assemble(
+    mut ledger: Ledger,
+    places: SegmentPlaces,
+    watch: Watch,
+    options: OpenOptions,
+    origin_flush_failures: u64,
+) -> Result<Volume> {
     let state = ledger.catalog.state();
     let mut segments = state.segments_by_run();
     let mut runs: Vec<Arc<Run>> = Vec::new();
@@ -375,6 +381,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         background_failures: Default::default(),
         activity: Mutex::default(),
         flush_failed: AtomicBool::new(facts.flush_failed),
+        origin_flush_failures,
         closed: AtomicBool::new(false),
         ledger: crate::sync::lock::Mutex::new(ledger),
     })
