@@ -76,6 +76,7 @@ impl NeededMap {
         if !self.saving {
             return false;
         }
+        let range = planted!("last-block-missed", range.start..(range.end - 1).max(range.start + 1), range);
         masks(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
             None => true,
             Some(page) => page.needed[(word % PAGE_WORDS) as usize].load(Ordering::Acquire) & mask != 0,
@@ -109,6 +110,7 @@ impl NeededMap {
         let index = (word % PAGE_WORDS) as usize;
         assert!(page.claimed[index].load(Ordering::Relaxed) & mask != 0, "only a claimed block is settled");
         page.needed[index].fetch_and(!mask, Ordering::AcqRel);
+        planted!("settling-wakes-nobody", return);
         self.wake(word);
     }
 

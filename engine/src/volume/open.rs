@@ -38,9 +38,10 @@ impl Volume {
         refuse_wrong_origin(disks, &catalog)?;
         let breaks = reasons_to_break(disks, &catalog, &options).await?;
         // A record may be readable and still volatile: flush first, then trust what is read.
-        disks.store.flush().await?;
+        planted!("attach-trusts-volatile", Ok(()), disks.store.flush().await)?;
         // Whose the store was and how it ended stays until what follows from it is durable.
         catalog.superblock_update(&disks.store, |superblock| superblock.session += 1).await?;
+        planted!("host-recorded-too-early", mistakes::record_host(&mut catalog, disks, options.host_id).await?);
         let geometry = catalog.superblock().geometry;
         let segment_bytes = u64::from(geometry.segment_bytes);
         let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
@@ -60,7 +61,7 @@ impl Volume {
             })
             .await?;
         let accept = options.accept;
-        let volume = assemble(ledger, places, watch, options, disks.origin.flush_failures())?;
+        let volume = assemble(ledger, places, watch, options)?;
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
@@ -92,6 +93,7 @@ impl Volume {
 
     async fn load_needed_once<D: Disk>(&self, disks: &Disks<D>) -> std::result::Result<(), (Epoch, Error)> {
         let Some(youngest) = self.ledger.lock().await.whole().next_back() else { return Ok(()) };
+        planted!("second-save-wins", return Ok(()));
         let (active, view) = (self.active_epoch(), self.view_now());
         for run in view.runs.iter().filter(|run| run.meta().last_epoch >= youngest) {
             let mut cursor = run.scan_all();
@@ -220,7 +222,8 @@ async fn install<D: Disk>(
     let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
     let active_epoch = facts.active_epoch.max(youngest);
     let latched = (facts.flush_failed || latched_elsewhere) && !accept.failed_flush;
-    let flushed = disks.origin.flush().await;
+    let latched = latched && !planted!("flush-latch-reset-at-attach");
+    let flushed = planted!("origin-not-flushed-at-attach", Ok(()), disks.origin.flush().await);
     if let Err(error) = &flushed {
         tracing::error!(%error, "the origin cannot be flushed");
     }
@@ -235,6 +238,7 @@ async fn install<D: Disk>(
     };
     items.push(Item::SampleReset);
     items.extend(log.items());
+    planted!("recovery-in-two-steps", ledger.catalog.append(&disks.store, &items.split_off(items.len() / 2)).await?);
     ledger.catalog.append(&disks.store, &items).await?;
     ledger.give_back(recovered.unused);
     Ok(Watch::new(key, log))
@@ -325,13 +329,7 @@ async fn write_runs_from<D: Disk>(
 }
 
 /// The volume in memory, from what the catalog now says.
-fn assemble(
-    mut ledger: Ledger,
-    places: SegmentPlaces,
-    watch: Watch,
-    options: OpenOptions,
-    origin_flush_failures: u64,
-) -> Result<Volume> {
+fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: OpenOptions) -> Result<Volume> {
     let state = ledger.catalog.state();
     let mut segments = state.segments_by_run();
     let mut runs: Vec<Arc<Run>> = Vec::new();
@@ -350,7 +348,10 @@ fn assemble(
     let blocks = blocks_for(facts.size_bytes);
     let active = EpochState::new(facts.active_epoch, blocks, horizon != NO_EPOCH, options.lanes);
     let view = View { runs, maps: vec![active.saved_now()] };
-    view.check_order();
+    if !view.is_ordered() {
+        let message = "the epochs of its index runs overlap; the origin is whole and can be used without Cairn";
+        return Err(Error::new(ErrorKind::Corrupt, "attach", "store").saying(message));
+    }
     // More epochs than snapshots: some group has several, so it may hold duplicates.
     let epochs = facts.active_epoch.0.saturating_sub(horizon.0.saturating_sub(1));
     ledger.groups_joined = horizon != NO_EPOCH && epochs > ledger.whole().count() as u64;
@@ -368,7 +369,7 @@ fn assemble(
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
         watch,
-        restore: RestoreState::new(restore),
+        restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
         stats: Default::default(),
         work: Default::default(),
@@ -381,7 +382,6 @@ fn assemble(
         background_failures: Default::default(),
         activity: Mutex::default(),
         flush_failed: AtomicBool::new(facts.flush_failed),
-        origin_flush_failures,
         closed: AtomicBool::new(false),
         ledger: crate::sync::lock::Mutex::new(ledger),
     })

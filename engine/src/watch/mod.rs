@@ -30,7 +30,8 @@ use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES};
 use crate::volume::Volume;
 use hashes::{hash_sectors, read_blocks, SectorHashes};
-use places::{Places, WatchedBlocks, WATCHED_MAX};
+pub(crate) use places::WatchedBlocks;
+use places::{Places, WATCHED_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 

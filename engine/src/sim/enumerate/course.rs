@@ -44,28 +44,31 @@ struct Runner<'a> {
     machine: &'a Machine,
     attached: Option<Attached>,
     oracle: Oracle,
-    /// Number of the operation.
-    position: usize,
+    /// Snapshots so far, those before a restore counted.
+    snapshots: usize,
     is_last: bool,
     phases: Vec<Vec<Oracle>>,
 }
 
 /// Runs a workload on a store made just now; none where some operation has nothing to act on.
 pub(super) fn run(machine: &Machine, initial: &Image, workload: &Workload) -> Result<Option<Course>, String> {
-    machine.tape.borrow_mut().load(initial);
-    machine.tape.borrow_mut().events = Some(Vec::new());
+    {
+        let mut tape = machine.tape.borrow_mut();
+        tape.load(initial);
+        tape.events = Some(Vec::new());
+        tape.has_fua = workload.has_fua;
+    }
     let mut runner = Runner {
         machine,
         attached: None,
         oracle: Oracle::new(&Machine::initial_content()),
-        position: 0,
+        snapshots: 0,
         is_last: false,
         phases: Vec::new(),
     };
     runner.attach()?;
     let mut last_from = 0;
     for (position, operation) in workload.operations.iter().enumerate() {
-        runner.position = position;
         runner.is_last = position + 1 == workload.operations.len();
         last_from = machine.tape.borrow().events.as_ref().map_or(0, Vec::len);
         match runner.perform(*operation).map_err(|error| format!("operation {position}, {operation}: {error}"))? {
@@ -184,11 +187,16 @@ impl Runner<'_> {
         self.attached().volume.restore_progress().is_some()
     }
 
+    fn next_name(&mut self) -> String {
+        self.snapshots += 1;
+        format!("s{}", self.snapshots)
+    }
+
     fn snapshot(&mut self) -> Result<End, String> {
         if self.is_restoring() {
             return Ok(End::NothingToActOn);
         }
-        let name = format!("s{}", self.position);
+        let name = self.next_name();
         let ticket = self.oracle.start_snapshot(&name);
         self.enter_phase();
         let options = snapshot_options();
@@ -199,7 +207,6 @@ impl Runner<'_> {
         Ok(End::Done)
     }
 
-    /// Names end in the number of the operation that made them, which is a digit.
     fn snapshots_by_age(&self) -> Vec<String> {
         let mut names: Vec<String> = self.oracle.snapshots().map(|(name, _)| name.to_owned()).collect();
         names.sort_by_key(|name| name.trim_start_matches('s').parse::<usize>().expect("names end in a number"));
@@ -236,8 +243,10 @@ impl Runner<'_> {
 
     fn restore(&mut self) -> Result<End, String> {
         let names = self.snapshots_by_age();
-        let Some(target) = names.first().filter(|_| !self.is_restoring()) else { return Ok(End::NothingToActOn) };
-        let (target, before) = (snapshot_name(target), format!("s{}", self.position));
+        let Some(target) = names.first().filter(|_| !self.is_restoring()).cloned() else {
+            return Ok(End::NothingToActOn);
+        };
+        let (target, before) = (snapshot_name(&target), self.next_name());
         let volume = &self.attached().volume;
         let content = block_on(self.machine.snapshot_content(volume, &target)).map_err(failed)?;
         let ticket = self.oracle.start_snapshot(&before);

@@ -18,12 +18,15 @@ use super::verdict::{Found, Verdict};
 use super::Settings;
 use crate::sim::oracle::Oracle;
 use crate::sim::Crash;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// Crashes within crashes: the first, and so many during recovery.
 const DEPTH_MAX: usize = 3;
-/// Contents kept before a family starts with none.
-const PAGES_MAX: usize = 100_000;
+/// Contents kept before the next workload starts with none.
+const PAGES_MAX: usize = 50_000;
+/// Images remembered before they are forgotten.
+const RECOVERED_MAX: usize = 16 << 20;
 
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,15 +52,15 @@ pub struct Failure {
     pub message: String,
 }
 
-type Recovery = Rc<Result<Found, String>>;
-
-/// Explores workloads of one kind of disk, one after the other.
+/// Explores workloads, one after the other.
 pub(super) struct Explorer {
     machine: Machine,
-    has_fua: bool,
     lie: Option<Lie>,
     initial: Image,
-    recovered: MixMap<u64, Recovery>,
+    /// By the hash of the image.
+    recovered: MixMap<u64, Rc<Found>>,
+    /// Everything that was found, once.
+    found: HashSet<Rc<Found>>,
     settings: Settings,
     pub(super) counts: Counts,
     /// Where the state that is looked at lies.
@@ -94,15 +97,15 @@ struct Walk<'a> {
 }
 
 impl Explorer {
-    pub(super) fn new(has_fua: bool, settings: Settings) -> Explorer {
-        let machine = Machine::new(has_fua, settings.lie);
+    pub(super) fn new(settings: Settings) -> Explorer {
+        let machine = Machine::new(settings.lie);
         let initial = machine.create();
         Explorer {
             machine,
-            has_fua,
             lie: settings.lie,
             initial,
             recovered: MixMap::default(),
+            found: HashSet::new(),
             settings,
             counts: Counts::default(),
             path: Vec::new(),
@@ -111,27 +114,27 @@ impl Explorer {
         }
     }
 
-    /// Whether it explores workloads of this kind of disk.
-    pub(super) fn takes(&self, workload: &Workload) -> bool {
-        self.has_fua == workload.has_fua
-    }
-
     /// Forgets contents and images where they have become many.
-    pub(super) fn begin_family(&mut self) {
+    fn tidy(&mut self) {
         if self.machine.tape.borrow().pages.count() > PAGES_MAX {
-            self.machine = Machine::new(self.has_fua, self.lie);
+            self.machine = Machine::new(self.lie);
             self.initial = self.machine.create();
         }
-        self.recovered.clear();
+        if self.recovered.len() > RECOVERED_MAX {
+            self.recovered.clear();
+            self.found.clear();
+        }
     }
 
     /// Looks at every state of a workload, or only at one.
     pub(super) fn explore(&mut self, workload: &Workload, only: Option<Vec<Step>>) -> Result<(), Failure> {
+        self.tidy();
         self.only = only;
         self.path.clear();
-        self.seed = workload.operations.iter().fold(u64::from(workload.has_fua), |sum, operation| {
-            mix(sum.wrapping_mul(31) ^ (*operation as u64 + 1))
-        });
+        self.seed = workload
+            .operations
+            .iter()
+            .fold(u64::from(workload.has_fua), |sum, operation| mix(sum.wrapping_mul(31) ^ (*operation as u64 + 1)));
         let result = match course::run(&self.machine, &self.initial, workload) {
             Ok(None) => return Ok(()),
             Ok(Some(course)) => self.explore_course(&course),
@@ -172,7 +175,8 @@ impl Explorer {
             cut.complete(&mut self.machine.tape.borrow_mut().pages, event);
             self.visit_all(&cut, point + 1, phase, None)?;
             point += 2;
-            let next = events.get(index + 1).map_or(walk.phases.len() - 1, |next| next.phase.min(walk.phases.len() - 1));
+            let next =
+                events.get(index + 1).map_or(walk.phases.len() - 1, |next| next.phase.min(walk.phases.len() - 1));
             if next != event.phase.min(walk.phases.len() - 1) && index + 1 < events.len() {
                 self.visit_all(&cut, point, walk.phases[next], None)?;
                 point += 1;
@@ -236,7 +240,7 @@ impl Explorer {
         self.judge(cut, phase, settled, step.crash)?;
         let number = mix(self.path.iter().fold(self.seed, |sum, step| mix(sum ^ step.number())));
         let replayed_further = self.only.as_ref().is_some_and(|only| only.len() > self.path.len());
-        let is_chosen = number % self.settings.again_one_in == 0 && self.only.is_none();
+        let is_chosen = number.is_multiple_of(self.settings.again_one_in) && self.only.is_none();
         if (is_chosen && depth + 1 < DEPTH_MAX) || replayed_further {
             self.crash_again(cut, phase, step.crash)?;
         }
@@ -251,26 +255,31 @@ impl Explorer {
     fn judge(&mut self, cut: &Cut, phase: Phase<'_>, settled: Option<&Found>, crash: Crash) -> Result<(), String> {
         self.counts.states += 1;
         self.counts.again += u64::from(self.path.len() > 1);
-        let recovery = self.recover(&cut.visible);
-        let found = recovery.as_ref().as_ref().map_err(String::clone)?;
+        let found = &*self.recover(&cut.visible)?;
         let verdict = if crash == Crash::Power { phase.power } else { phase.process };
         if let Some(objection) = verdict.objection(found) {
             return Err(objection);
         }
         match settled {
-            Some(settled) if settled != found => Err("a second recovery gives another answer than the first".into()),
+            Some(settled) if *settled != *found => Err("a second recovery gives another answer than the first".into()),
             _ => Ok(()),
         }
     }
 
-    fn recover(&mut self, image: &Image) -> Recovery {
-        if let Some(known) = self.recovered.get(&image.hash()) {
-            return Rc::clone(known);
+    fn recover(&mut self, image: &Image) -> Result<Rc<Found>, String> {
+        let hash = image.hash(&self.machine.tape.borrow().pages);
+        if let Some(known) = self.recovered.get(&hash) {
+            return Ok(Rc::clone(known));
         }
         self.counts.distinct += 1;
-        let recovery = Rc::new(self.machine.recover(image, false).map(|(found, _)| found));
-        self.recovered.insert(image.hash(), Rc::clone(&recovery));
-        recovery
+        let (found, _) = self.machine.recover(image, false)?;
+        let found = match self.found.get(&found) {
+            Some(known) => Rc::clone(known),
+            None => Rc::new(found),
+        };
+        self.found.insert(Rc::clone(&found));
+        self.recovered.insert(hash, Rc::clone(&found));
+        Ok(found)
     }
 
     /// The machine crashes again while it recovers.

@@ -46,9 +46,9 @@ pub(super) struct Attached {
 }
 
 impl Machine {
-    pub(super) fn new(has_fua: bool, lie: Option<Lie>) -> Machine {
+    pub(super) fn new(lie: Option<Lie>) -> Machine {
         let (origin_pages, store_pages) = (VOLUME_BLOCKS as usize, STORE_BYTES / BLOCK_BYTES);
-        let tape = Rc::new(RefCell::new(Tape::new(Shape { origin_pages, store_pages, has_fua, lie })));
+        let tape = Rc::new(RefCell::new(Tape::new(Shape { origin_pages, store_pages, lie })));
         let (origin, store) = (TapeDisk::new(&tape, Device::Origin), TapeDisk::new(&tape, Device::Store));
         // Nothing is ever recorded in the state directory where no device fails; a failing one would show it.
         Machine { tape, disks: Rc::new(Disks { origin, store }), state: StateDirectory::failing() }

@@ -62,13 +62,14 @@ pub enum Lie {
 pub(super) struct Shape {
     pub(super) origin_pages: usize,
     pub(super) store_pages: usize,
-    pub(super) has_fua: bool,
     pub(super) lie: Option<Lie>,
 }
 
 /// Both disks.
 pub(super) struct Tape {
     pub(super) shape: Shape,
+    /// A durable write is one command; else it is a write and a flush.
+    pub(super) has_fua: bool,
     pub(super) pages: Pages,
     pub(super) image: Image,
     /// Requests so far, where they are written down.
@@ -79,7 +80,7 @@ pub(super) struct Tape {
 impl Tape {
     pub(super) fn new(shape: Shape) -> Tape {
         let image = Image::zeroes(shape.origin_pages + shape.store_pages);
-        Tape { shape, pages: Pages::new(), image, events: None, phase: 0 }
+        Tape { shape, has_fua: true, pages: Pages::new(), image, events: None, phase: 0 }
     }
 
     /// The machine holds this image; nothing is written down.
@@ -222,7 +223,7 @@ impl Disk for TapeDisk {
     async fn write_durable(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
         self.assert_within(offset_bytes, data.len() as u64);
         let mut tape = self.tape.borrow_mut();
-        let has_fua = tape.shape.has_fua;
+        let has_fua = tape.has_fua;
         tape.write(self.device, offset_bytes, data.len(), Some(data), has_fua);
         if !has_fua {
             tape.flush(self.device);

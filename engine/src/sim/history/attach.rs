@@ -91,7 +91,9 @@ impl History {
     /// A device that fails goes on failing after a crash, or does not; or begins to.
     fn carried_faults(&mut self, disks: &Disks<SimDisk>) -> Vec<inject::Injection> {
         let mut carried = Vec::new();
-        for (device, faults) in [(inject::Device::Origin, disks.origin.faults()), (inject::Device::Store, disks.store.faults())] {
+        for (device, faults) in
+            [(inject::Device::Origin, disks.origin.faults()), (inject::Device::Store, disks.store.faults())]
+        {
             let loud = faults.into_iter().filter(|fault| !fault.effect.is_silent());
             carried.extend(loud.map(|fault| inject::Injection { device, fault }));
         }
@@ -190,10 +192,11 @@ impl History {
 
     /// The volume is there. Is a failed flush still known?
     fn attached(&mut self, attaching: &Attaching) {
-        self.shared.maybe_deleted.borrow_mut().clear();
+        self.shared.in_doubt.borrow_mut().clear();
         let disks = self.context().disks;
         self.shared.trouble.absorb(&disks);
-        if attaching.accept.failed_flush && self.shared.trouble.latch() != Latch::Clear && !self.flush_struck(attaching) {
+        if attaching.accept.failed_flush && self.shared.trouble.latch() != Latch::Clear && !self.flush_struck(attaching)
+        {
             self.shared.trouble.set_latch(Latch::Clear);
             self.shared.reached("latch cleared by the owner", 1);
         }

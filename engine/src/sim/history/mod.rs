@@ -29,10 +29,10 @@ use attach::Restoring;
 use machine::Machine;
 use operations::{Context, Manner, RestoreOutcome};
 use shared::Shared;
-use trouble::Latch;
 use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
+use trouble::Latch;
 
 /// What a history reached.
 #[derive(Clone, Debug, PartialEq, Eq)]

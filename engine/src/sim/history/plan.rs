@@ -59,7 +59,7 @@ const WEIGHTS: [(Kind, u32); 16] = [
     (Kind::Inspect, 3),
     (Kind::Reattach, 6),
     (Kind::Crash, 14),
-    (Kind::Fault, 16),
+    (Kind::Fault, 24),
     (Kind::Repair, 10),
 ];
 

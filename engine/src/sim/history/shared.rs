@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-const JOURNAL_LINES_MAX: usize = 80;
+const JOURNAL_LINES_MAX: usize = 400;
 
 /// How often each interesting thing was reached.
 pub type Reach = BTreeMap<&'static str, u64>;
@@ -23,8 +23,8 @@ pub(super) struct Shared {
     pub(super) state: StateDirectory,
     /// Whenever a second has passed.
     pub(super) ticked: Signal,
-    /// Snapshots whose deletion failed: they are there, but a crash may show that they were deleted.
-    pub(super) maybe_deleted: RefCell<BTreeSet<String>>,
+    /// Snapshots whose creation or deletion failed: whether they are there now or not, a crash may show the opposite.
+    pub(super) in_doubt: RefCell<BTreeSet<String>>,
     /// Names of snapshots that an operation is creating or deleting.
     pub(super) busy: RefCell<BTreeSet<String>>,
     /// Deletions under way.
@@ -47,7 +47,7 @@ impl Shared {
             trouble: Trouble::default(),
             state,
             ticked: Signal::default(),
-            maybe_deleted: RefCell::default(),
+            in_doubt: RefCell::default(),
             busy: RefCell::default(),
             deleting: Cell::new(0),
             underway: Cell::new(0),

@@ -5,9 +5,9 @@
 //! - Once the engine has reported a failed flush, every later flush must fail until the owner clears the latch.
 
 use crate::disk::Disks;
+use crate::error::ErrorKind;
 use crate::sim::{Effect, FaultTarget, SimDisk, Strike};
 use crate::units::{BlockIndex, BLOCK_BYTES};
-use crate::error::ErrorKind;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
