@@ -60,22 +60,30 @@ impl Volume {
                 superblock.last_activity_unix_ms = options.now_unix_ms;
             })
             .await?;
+        let accept = options.accept;
         let volume = assemble(ledger, places, watch, options)?;
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
-        volume.load_needed(disks).await?;
+        volume.load_needed(disks, accept).await?;
         Ok(Arc::new(volume))
     }
 
-    /// Blocks saved since the youngest whole snapshot need not be saved again. A damaged run does not keep the volume
-    /// from being used: what depends on it is broken.
-    async fn load_needed<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+    /// Blocks saved since the youngest whole snapshot need not be saved again. A run that is damaged or cannot be read
+    /// does not keep the volume from being used: what depends on it is broken.
+    async fn load_needed<D: Disk>(&self, disks: &Disks<D>, accept: Accept) -> Result<()> {
         while let Err((last_epoch, error)) = self.load_needed_once(disks).await {
-            if error.kind() != ErrorKind::Corrupt || self.restore.target().is_some_and(|target| target <= last_epoch) {
+            if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) {
                 return Err(error);
             }
             tracing::error!(%error, "the index is damaged");
             let mut ledger = self.ledger.lock().await;
+            if self.restore.target().is_some_and(|target| target <= last_epoch) {
+                if !accept.abandoned_restore {
+                    return Err(half_restored(&error.to_string()));
+                }
+                ledger.catalog.append(&disks.store, &[Item::RestoreEnd]).await?;
+                self.restore.abandon();
+            }
             let sentence = "a part of the index is damaged";
             self.break_through(&mut ledger, disks, last_epoch, BrokenReason::RecordLost, sentence).await?;
             while self.free_dead(&mut ledger, disks).await? {}
@@ -89,7 +97,13 @@ impl Volume {
         let (active, view) = (self.active_epoch(), self.view_now());
         for run in view.runs.iter().filter(|run| run.meta().last_epoch >= youngest) {
             let mut cursor = run.scan_all();
-            while let Some(entry) = cursor.next(&disks.store).await.map_err(|error| (run.meta().last_epoch, error))? {
+            loop {
+                let mut next = cursor.next(&disks.store).await;
+                if next.as_ref().is_err_and(|error| error.kind() == ErrorKind::Io) {
+                    // A sector that is lost fails again.
+                    next = cursor.next(&disks.store).await;
+                }
+                let Some(entry) = next.map_err(|error| (run.meta().last_epoch, error))? else { break };
                 if entry.epoch >= youngest {
                     active.needed.settle_unclaimed(entry.block);
                 }
@@ -250,13 +264,16 @@ fn refuse_half_restored(ledger: &Ledger, breaks: &[Break], accept: Accept) -> Re
     if accept.abandoned_restore {
         return Ok(Some(Item::RestoreEnd));
     }
+    Err(half_restored(&cause.sentence))
+}
+
+fn half_restored(cause: &str) -> Error {
     let message = format!(
-        "a restore is under way and the snapshot it needs would break ({}): the disk holds blocks of before and after \
-         the restore. Put right what is wrong and attach again; or attach with --abandon-restore, and the volume is \
-         that mixture, to be repaired from a backup",
-        cause.sentence
+        "a restore is under way and the snapshot it needs would break ({cause}): the disk holds blocks of before and \
+         after the restore. Put right what is wrong and attach again; or attach with --abandon-restore, and the volume \
+         is that mixture, to be repaired from a backup"
     );
-    Err(Error::new(ErrorKind::Broken, "attach", "volume").saying(message))
+    Error::new(ErrorKind::Broken, "attach", "volume").saying(message)
 }
 
 /// One run for each epoch that some whole snapshot still needs. Where the store has no room for them the oldest

@@ -42,6 +42,9 @@ pub(crate) struct RestoreState {
     /// Blocks that could not be moved: what the target holds there cannot be read, or not be written. Reading them
     /// fails; a write of the whole block puts them right. Forgotten at a crash, and then found again.
     unmovable: Mutex<BTreeSet<BlockIndex>>,
+    /// The background is to forget them and to try again. Only the mover may: it looks at them when it has moved the
+    /// others of its step.
+    try_again: AtomicBool,
     ticks: AtomicU32,
 }
 
@@ -75,6 +78,11 @@ impl RestoreState {
         let mut slot = self.record.write().expect("no holder of this lock panics");
         self.active.store(record.is_some(), Ordering::Release);
         *slot = record;
+    }
+
+    /// The owner goes on with the mixture that the disk holds.
+    pub(crate) fn abandon(&self) {
+        self.set(None);
     }
 
     fn is_moved(&self, block: BlockIndex) -> bool {
@@ -131,7 +139,11 @@ impl RestoreState {
     /// From time to time what could not be moved is tried again. True if there is something to try.
     pub(crate) fn try_unmovable_again(&self) -> bool {
         let is_time = self.ticks.fetch_add(1, Ordering::Relaxed) % TICKS_BETWEEN_TRIES == TICKS_BETWEEN_TRIES - 1;
-        is_time && !std::mem::take(&mut *self.unmovable.lock().expect("no holder of this lock panics")).is_empty()
+        let tries = is_time && !self.unmovable().is_empty();
+        if tries {
+            self.try_again.store(true, Ordering::Relaxed);
+        }
+        tries
     }
 
     /// The first block that is neither moved nor known to be unmovable.
@@ -315,6 +327,9 @@ impl Volume {
     /// other background work.
     pub(crate) async fn restore_step<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
         let Some(_mover) = self.restore.mover.try_lock() else { return Ok(false) };
+        if self.restore.try_again.swap(false, Ordering::Relaxed) {
+            self.restore.unmovable.lock().expect("no holder of this lock panics").clear();
+        }
         let Some(RestoreProgress { target, before, cursor_block, blocks }) = self.restore_progress() else {
             return Ok(false);
         };
