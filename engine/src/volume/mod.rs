@@ -107,6 +107,8 @@ pub struct Volume {
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
     background_failures: AtomicU32,
+    /// Failed flushes of the origin when the volume was opened; with one more no flush of it succeeds.
+    origin_flush_failures: u64,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }

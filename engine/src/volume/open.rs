@@ -58,7 +58,8 @@ impl Volume {
                 superblock.last_activity_unix_ms = options.now_unix_ms;
             })
             .await?;
-        let volume = assemble(ledger, places, watch, options)?;
+        let mut volume = assemble(ledger, places, watch, options)?;
+        volume.origin_flush_failures = disks.origin.flush_failures();
         volume.load_needed(disks).await?;
         Ok(Arc::new(volume))
     }
@@ -353,6 +354,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
+        origin_flush_failures: 0,
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
         ledger: crate::sync::lock::Mutex::new(ledger),
