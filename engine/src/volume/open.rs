@@ -61,7 +61,8 @@ impl Volume {
             })
             .await?;
         let accept = options.accept;
-        let volume = assemble(ledger, places, watch, options)?;
+        let mut volume = assemble(ledger, places, watch, options)?;
+        volume.origin_flush_failures = disks.origin.flush_failures();
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
@@ -381,6 +382,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
         activity: Mutex::default(),
+        origin_flush_failures: 0,
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
         ledger: crate::sync::lock::Mutex::new(ledger),
