@@ -1,6 +1,7 @@
 //! Each write and each flush of a fixed workload fails once, and from there on, on either device.
 
 use super::chain::{is_possible, Fault, Target};
+use super::commit;
 use super::faults::{run, Side};
 use serde_json::json;
 use std::time::Instant;
@@ -35,7 +36,7 @@ fn every_request(side: Side, target: Target, errno: i32, is_persistent: bool) {
     let seconds = (began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     let persistent = if is_persistent { "from it on" } else { "once" };
     let target = format!("{side:?} {target:?} errno {errno} {persistent}").to_lowercase();
-    let line = json!({"kind": "device-faults", "target": target, "runs": number, "whole": whole, "broken": broken,
+    let line = json!({"commit": commit(), "kind": "device-faults", "target": target, "runs": number, "whole": whole, "broken": broken,
         "failures": failures.len(), "seconds": seconds});
     println!("{line}");
     assert!(number > REQUESTS_MIN, "the fault struck nothing: {line}");
@@ -59,8 +60,11 @@ every_request! {
     the_store_takes_no_write_from_each_one_on: Store Write EIO true;
     the_store_has_no_space_from_each_write_on: Store Write ENOSPC true;
     each_flush_of_the_store_fails_once: Store Flush EIO false;
+    no_flush_of_the_store_succeeds_from_each_one_on: Store Flush EIO true;
     each_write_of_the_origin_fails_once: Origin Write EIO false;
     each_write_of_the_origin_finds_no_space_once: Origin Write ENOSPC false;
     the_origin_takes_no_write_from_each_one_on: Origin Write EIO true;
+    the_origin_has_no_space_from_each_write_on: Origin Write ENOSPC true;
     each_flush_of_the_origin_fails_once: Origin Flush EIO false;
+    no_flush_of_the_origin_succeeds_from_each_one_on: Origin Flush EIO true;
 }
