@@ -55,8 +55,8 @@ fn a_power_cut_at_any_logged_request_loses_nothing_that_was_promised() {
         seed += 1;
     }
     let seconds = began.elapsed().as_secs_f64();
-    let line = json!({"commit": commit(), "kind": "log-replay", "first_seed": first, "last_seed": seed - 1, "points": points, "flushes": flushes,
-        "snapshots": snapshots, "failures": failures, "seconds": (seconds * 10.0).round() / 10.0});
+    let line = json!({"commit": commit(), "kind": "log-replay", "first_seed": first, "last_seed": seed - 1,
+        "points": points, "flushes": flushes, "snapshots": snapshots, "failures": failures, "seconds": (seconds * 10.0).round() / 10.0});
     println!("{line}");
     assert!(snapshots > points, "so few snapshots say nothing: {line}");
     assert_eq!(failures, 0, "{line}");

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Between two groups of operations nothing but background work is under way.
-//! - Changes under way never overlap: QEMU does not log two overlapping writes in the order in which it carried them out.
+//! - Changes under way never overlap: QEMU logs overlapping writes in another order than it carries them out.
 //! - The run ends with a flush and without a detach.
 
 use super::machine::{create_store, open_disks, Background, Machine, Manner, LANES};
@@ -17,7 +17,6 @@ use cairn_target::own_ring::{self, OwnRing};
 use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// Sectors of 512 bytes in the volume.
 pub const SECTORS: u64 = 1024;
@@ -83,9 +82,7 @@ impl Run<'_> {
             match self.random.u32(0..60) {
                 0 => self.restore(&machine).await,
                 1 => {
-                    while machine.volume.restore_progress().is_some() {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
+                    machine.finish_restore().await;
                     background.stop().await;
                     machine.detach().await.expect("detaches");
                     machine = self.attach().await;
@@ -94,6 +91,7 @@ impl Run<'_> {
                 _ => self.group(&machine).await,
             }
         }
+        machine.finish_restore().await;
         machine.inspect(false).await.expect("everything is right while the machine runs");
         machine.flush(0).await.expect("flushes");
         background.stop().await;
