@@ -1,6 +1,7 @@
 //! Any bytes as a client of the control API.
 //!
-//! Input: a byte of flags, then what the client sends. Without flag 1 that is raw bytes. With it they are requests: method
+//! Input: a byte of flags, then what the client sends. Without flag 1 that is raw bytes, after which the client hangs up
+//! where flag 2 is set. With flag 1 they are requests: method
 //! (u8), endpoint (u8), a piece that is the name in the path, a piece that is the body.
 //!
 //! What must hold: the server ends when its client does, and every answer to a request that is HTTP is JSON, an error with
@@ -40,10 +41,10 @@ pub const ENDPOINTS: [&str; 11] = [
 /// Serves the client that `data` describes.
 pub fn run(data: &[u8]) {
     let mut bytes = Bytes::new(data);
-    let orderly = bytes.u8() & 1 != 0;
-    bounded(MEMORY_BYTES_MAX, || match orderly {
-        false => drop(converse(bytes.rest())),
-        true => {
+    let flags = bytes.u8();
+    bounded(MEMORY_BYTES_MAX, || match flags & 1 {
+        0 => drop(converse(bytes.rest(), flags & 2 != 0)),
+        _ => {
             for _ in 0..REQUESTS_MAX {
                 if bytes.is_empty() {
                     break;
@@ -63,7 +64,7 @@ fn ask(bytes: &mut Bytes) {
         "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    let received = converse(&[head.as_bytes(), body].concat());
+    let received = converse(&[head.as_bytes(), body].concat(), false);
     let answer = String::from_utf8(received).expect("an answer is text");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok()).expect("a status");
@@ -79,7 +80,8 @@ fn ask(bytes: &mut Bytes) {
     }
 }
 
-fn converse(sends: &[u8]) -> Vec<u8> {
+/// What the server answers. A client that does not hang up after it has spoken is left to the server's patience.
+fn converse(sends: &[u8], hangs_up: bool) -> Vec<u8> {
     crate::runs_on_a_stopped_clock(async {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let (switch, _stop) = stop_switch();
@@ -89,7 +91,9 @@ fn converse(sends: &[u8]) -> Vec<u8> {
         let speak = async {
             // The server may close while it is still spoken to.
             let _ = writer.write_all(sends).await;
-            let _ = writer.shutdown().await;
+            if hangs_up {
+                let _ = writer.shutdown().await;
+            }
         };
         let (_, _, taken) = tokio::join!(serve_stream(memory, theirs), speak, reader.read_to_end(&mut received));
         taken.expect("a pipe gives what was written");

@@ -18,7 +18,7 @@ use cairn_engine::format::superblock::{self, MAGIC};
 use cairn_engine::sim::{block_on, SimDisk, SimDiskOptions};
 
 /// What reading a superblock and refusing its catalog may take.
-const MEMORY_BYTES_MAX: usize = 64 << 20;
+const MEMORY_BYTES_MAX: usize = 192 << 20;
 /// Bytes of a copy that carry meaning.
 pub const FIELDS_BYTES: usize = 296;
 

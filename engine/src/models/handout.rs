@@ -29,6 +29,9 @@ fn copy(disks: &Disks<SimDisk>) -> Disks<SimDisk> {
     Disks { origin: copy(&disks.origin), store: copy(&disks.store) }
 }
 
+/// A volume is opened on a larger stack than loom gives its threads.
+const STACK_WORDS: usize = 1 << 17;
+
 fn hand_out(store: &Disks<SimDisk>, segments_each: usize) {
     let disks = Arc::new(copy(store));
     let options = open_options(LANES, LIMITS, &StateDirectory::default());
@@ -40,7 +43,8 @@ fn hand_out(store: &Disks<SimDisk>, segments_each: usize) {
         }))
     };
     let (other, others_disks) = (volume.clone(), disks.clone());
-    let thread = thread::spawn(move || take(&other, &others_disks, 1));
+    let thread = thread::Builder::new().stack_size(STACK_WORDS).spawn(move || take(&other, &others_disks, 1));
+    let thread = thread.expect("loom has room for it");
     let mut taken = take(&volume, &disks, 0);
     taken.extend(thread.join().expect("the other lane ends"));
 
@@ -61,6 +65,10 @@ fn hand_out(store: &Disks<SimDisk>, segments_each: usize) {
 
 #[test]
 fn no_segment_has_two_owners_and_none_is_lost() {
-    let store = new_store();
-    explore("hand-out", move || hand_out(&store, 2));
+    let store = Arc::new(new_store());
+    explore("hand-out", move || {
+        let store = store.clone();
+        let model = thread::Builder::new().stack_size(STACK_WORDS).spawn(move || hand_out(&store, 2));
+        model.expect("loom has room for it").join().expect("the model ends");
+    });
 }

@@ -115,7 +115,7 @@ fn read_during_overwrite_and_cut(second_look: SecondLook) {
     }
 }
 
-fn read_during_overwrite() {
+pub(super) fn read_during_overwrite() {
     let model = Model::new();
     let writer = model.clone();
     let thread = thread::spawn(move || writer.write());

@@ -58,7 +58,8 @@ struct Runnable(AtomicBool);
 
 impl Wake for Runnable {
     fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Release);
+        // As executors do it: read and written in one.
+        self.0.swap(true, Ordering::AcqRel);
     }
 }
 

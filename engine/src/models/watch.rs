@@ -49,9 +49,13 @@ fn write_and_announce(drains: bool) {
     assert_eq!(hashed == 0, is_logged, "a write is logged, or in what the watch begins with");
 }
 
+pub(super) fn watch_move() {
+    write_and_announce(true);
+}
+
 #[test]
 fn a_write_to_a_block_that_becomes_watched_is_logged_or_seen() {
-    explore("watch-move", || write_and_announce(true));
+    explore("watch-move", watch_move);
 }
 
 #[test]

@@ -69,4 +69,4 @@ pub mod thread {
 
 /// What orders a loom model may weaken, to show that it can fail.
 #[cfg(loom)]
-pub use self::loom::weaken;
+pub use self::loom::{weaken, Access};

@@ -30,6 +30,11 @@ impl Volume {
         self.refuse_after_failed_flush()
     }
 
+    /// Whether a flush failed, in this process or an earlier one, and nobody has cleared that.
+    pub fn is_flush_failed(&self) -> bool {
+        self.flush_failed.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn refuse_after_failed_flush(&self) -> Result<()> {
         if !self.flush_failed.load(Ordering::SeqCst) {
             return Ok(());

@@ -127,8 +127,8 @@ impl Volume {
             }
             let Merged::Kept(entry) = merged else { continue };
             writer.push(&disks.store, entry).await?;
-            if entry.address != crate::entry::UNREADABLE {
-                *live.entry(self.places.segment_of(entry.address)).or_default() += 1;
+            if let Some(segment) = self.places.segment_of(entry.address) {
+                *live.entry(segment).or_default() += 1;
             }
         }
         if writer.entries() == 0 {
@@ -154,7 +154,8 @@ impl Volume {
             return Ok(());
         }
         let segments = &ledger.catalog.state().segments;
-        let is_live = |segment: &SegmentIndex| live.contains_key(segment) && !planted!("merge-frees-shared-segment");
+        let count_dead = planted!("merge-frees-shared-segment", 8, 0);
+        let is_live = |segment: &SegmentIndex| live.get(segment).is_some_and(|count| *count > count_dead);
         let is_dead = |segment: &SegmentIndex| match segments[*segment as usize].state {
             SegmentState::Data { epoch } => plan.complete.contains(&epoch) && !is_live(segment),
             _ => false,

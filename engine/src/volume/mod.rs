@@ -74,8 +74,10 @@ impl SegmentPlaces {
         self.segment_start_bytes(segment) + self.segment_bytes
     }
 
-    pub(crate) fn segment_of(&self, address: u64) -> SegmentIndex {
-        ((address * BLOCK_BYTES as u64 - self.base_bytes) / self.segment_bytes) as SegmentIndex
+    /// The segment that a block of the store lies in; none in front of them all. What an index says need not be true.
+    pub(crate) fn segment_of(&self, address: u64) -> Option<SegmentIndex> {
+        let within_bytes = (address * BLOCK_BYTES as u64).checked_sub(self.base_bytes)?;
+        SegmentIndex::try_from(within_bytes / self.segment_bytes).ok()
     }
 }
 

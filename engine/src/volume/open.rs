@@ -39,8 +39,8 @@ impl Volume {
         let breaks = reasons_to_break(disks, &catalog, &options).await?;
         // A record may be readable and still volatile: flush first, then trust what is read.
         planted!("attach-trusts-volatile", Ok(()), disks.store.flush().await)?;
-        // Whose the store was and how it ended stays until what follows from it is durable.
-        catalog.superblock_update(&disks.store, |superblock| superblock.session += 1).await?;
+        // A new session begins. Whose the store was and how it ended stays until what follows from it is durable.
+        catalog.superblock_update(&disks.store, |_| {}).await?;
         planted!("host-recorded-too-early", mistakes::record_host(&mut catalog, disks, options.host_id).await?);
         let geometry = catalog.superblock().geometry;
         let segment_bytes = u64::from(geometry.segment_bytes);
@@ -331,7 +331,10 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
     let blocks = blocks_for(facts.size_bytes);
     let active = EpochState::new(facts.active_epoch, blocks, horizon != NO_EPOCH, options.lanes);
     let view = View { runs, maps: vec![active.saved_now()] };
-    view.check_order();
+    if !view.is_ordered() {
+        let message = "the epochs of its index runs overlap; the origin is whole and can be used without Cairn";
+        return Err(Error::new(ErrorKind::Corrupt, "attach", "store").saying(message));
+    }
     // More epochs than snapshots: some group has several, so it may hold duplicates.
     let epochs = facts.active_epoch.0.saturating_sub(horizon.0.saturating_sub(1));
     ledger.groups_joined = horizon != NO_EPOCH && epochs > ledger.whole().count() as u64;

@@ -78,7 +78,7 @@ impl Views {
         let mut slot = self.current.write().expect("no holder of this lock panics");
         let mut next = View::clone(&slot);
         change(&mut next);
-        next.check_order();
+        assert!(next.is_ordered(), "runs and maps stay ordered by epoch");
         let replaced = std::mem::replace(&mut *slot, Arc::new(next));
         let mut retired = self.retired.lock().expect("no holder of this lock panics");
         retired.push_back(Retired { view: Arc::downgrade(&replaced), segments });

@@ -100,6 +100,7 @@ judge_everything() {
 
 fault_over() {
     cairn detach "$vol"
+    cairn destroy "$vol" --force --yes
     dmsetup remove origin store
     losetup -d "$raw_origin" "$raw_store"
     rm -f "/tmp/origin-$round" "/tmp/store-$round"
