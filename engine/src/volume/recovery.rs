@@ -47,8 +47,9 @@ pub(super) struct Recovered {
 
 /// Bytes read at once while looking for headers.
 const WINDOW_BYTES: usize = 256 << 10;
-/// Blocks looked at behind what does not verify: a lost record is at most this long, and the next follows it.
-const LOOK_AHEAD_BLOCKS: usize = RECORD_BYTES_MAX / BLOCK_BYTES;
+/// Blocks looked at behind what does not verify. A write that went astray destroys as much as a record has at most, and
+/// with the header of the last record in there the next header is a record's length farther.
+const LOOK_AHEAD_BLOCKS: usize = 2 * RECORD_BYTES_MAX / BLOCK_BYTES;
 
 /// Scans every segment in the hands of a lane. Reads nothing else, and of a record only its header, but for the last
 /// of each lane.

@@ -5,9 +5,9 @@
 //! - Once the engine has reported a failed flush, every later flush must fail until the owner clears the latch.
 
 use crate::disk::Disks;
+use crate::error::ErrorKind;
 use crate::sim::{Effect, FaultTarget, SimDisk, Strike};
 use crate::units::{BlockIndex, BLOCK_BYTES};
-use crate::error::ErrorKind;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
@@ -40,6 +40,7 @@ pub(super) struct Trouble {
     store_was_full: Cell<bool>,
     origin_failed: Cell<bool>,
     damaged: Cell<bool>,
+    lied: Cell<bool>,
     unreadable: RefCell<BTreeSet<BlockIndex>>,
     latch: Cell<Latch>,
     /// A failed flush left content on the origin that is readable and will not be durable.
@@ -117,6 +118,17 @@ impl Trouble {
     /// The store lied about a write.
     fn lie(&self) {
         self.damaged.set(true);
+        self.lied.set(true);
+    }
+
+    /// Bits were flipped on the store.
+    pub(super) fn damage(&self) {
+        self.damaged.set(true);
+    }
+
+    /// The store lost writes or sent them astray.
+    pub(super) fn lied(&self) -> bool {
+        self.lied.get()
     }
 
     /// The store failed, was full, was damaged or lied.
