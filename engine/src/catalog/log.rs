@@ -94,13 +94,6 @@ impl<'a, D: Disk> LogReader<'a, D> {
         }
     }
 
-    /// Whether a record was begun behind the last one, as far as the log was looked at: it was torn, and what is
-    /// written there next could complete it with sectors that both have in common.
-    pub fn has_remains(&self) -> bool {
-        let behind = self.at(self.position_bytes);
-        behind.chunks(RECORD_ALIGN_BYTES).any(|block| record::claimed_length_bytes(self.log, block).is_some())
-    }
-
     /// The error for damage at the present position.
     pub fn lost(&self, what: &str) -> Error {
         Error::new(ErrorKind::Corrupt, "read the catalog", "store")

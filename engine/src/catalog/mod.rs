@@ -53,8 +53,7 @@ pub struct Catalog {
     session_begun: bool,
     /// The copies of the superblock may differ, or one is damaged.
     superblock_stale: bool,
-    /// A record has lost one of its copies, or one that was torn lies behind the last; the next append writes a
-    /// checkpoint first.
+    /// A record has lost one of its copies; the next append writes a checkpoint first.
     worn: bool,
     /// The checkpoint of the current area cannot be read; the log it was made of stands in for it.
     checkpoint_lost: bool,

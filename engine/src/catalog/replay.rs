@@ -40,8 +40,6 @@ impl Catalog {
         if reader.sequence < place.records_min {
             return Err(reader.lost(&format!("only {} of {} records are left", reader.sequence, place.records_min)));
         }
-        // A torn record is never completed by the next one: that goes to the other area.
-        self.worn |= reader.has_remains();
         self.position_bytes = reader.position_bytes;
         self.sequence = reader.sequence;
         Ok(())

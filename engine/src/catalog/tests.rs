@@ -292,34 +292,6 @@ fn two_torn_appends_do_not_add_up_to_the_first() {
 }
 
 #[test]
-fn a_torn_record_is_never_completed_by_the_one_after_the_crash() {
-    let (disk, catalog) = store_with(1);
-    let (before, state) = (disk.bytes.borrow().clone(), catalog.state().clone());
-    let at = catalog.position_bytes as usize;
-    let append = |bytes: &[u8], first_hash: u64| {
-        let disk = MemoryDisk::with(bytes.to_vec());
-        let mut catalog = run(Catalog::open(&disk)).expect("opened");
-        let mut items = samples(100, 0);
-        items[0] = Item::Sample { block: 0, hash: first_hash };
-        run(catalog.append(&disk, &items)).expect("appended");
-        disk.bytes.take()
-    };
-    // The first record lacks one sector of each copy. The second would have the same one there.
-    let shared = [at + 512..at + 1024, at + 4096 + 512..at + 4096 + 1024];
-    let mut torn = append(&before, 1);
-    for sector in shared.clone() {
-        torn[sector.clone()].copy_from_slice(&before[sector]);
-    }
-    assert_eq!(reopened(&torn).expect("opened").state(), &state);
-    let after = append(&torn, 2);
-    for sector in shared {
-        let mut mixed = torn.clone();
-        mixed[sector.clone()].copy_from_slice(&after[sector]);
-        assert_eq!(reopened(&mixed).expect("opened").state(), &state);
-    }
-}
-
-#[test]
 fn a_crash_at_any_step_of_a_compaction_keeps_the_state() {
     let (disk, mut catalog) = store_with(3);
     run(catalog.append(&disk, &samples(700, 0))).expect("appended");
