@@ -4,6 +4,7 @@
 //! - An automatic snapshot of the state before is cut first: a restore can be undone by restoring that.
 //! - A block is *moved* when the origin holds its content durably and the catalog says so. Until then it is read as of
 //!   the target, and no write reaches it: a write moves it first.
+//! - Nothing is moved before the catalog on the store says for sure that a restore is under way.
 //! - After a crash unmoved blocks are moved again; moved ones never: they may have been written since.
 //! - While a restore is under way nothing cuts, deletes, grows or detaches.
 
@@ -37,6 +38,8 @@ pub(crate) struct RestoreState {
     /// Looked at by every request; the record only when it is set.
     active: AtomicBool,
     record: RwLock<Option<RestoreRecord>>,
+    /// The store did not confirm that it began: a crash may take it back.
+    in_doubt: AtomicBool,
     /// One mover at a time: the background, or a write that needs its blocks moved.
     mover: crate::sync::lock::Mutex<()>,
     /// Blocks that could not be moved: what the target holds there cannot be read, or not be written. Reading them
@@ -198,6 +201,7 @@ impl Volume {
         if result.is_err() {
             // In doubt. It has begun, so that the volume shows the same should it reappear after a crash.
             ledger.in_memory(std::slice::from_ref(&item));
+            self.restore.in_doubt.store(true, Ordering::Relaxed);
         }
         self.restore.set(ledger.catalog.state().restore.clone());
         self.work.notify();
@@ -278,9 +282,19 @@ impl Volume {
         result
     }
 
+    /// The mover's first step: before anything is moved the store has to know of it.
+    async fn confirm_restore<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        if self.restore.in_doubt.load(Ordering::Relaxed) {
+            self.ledger.lock().await.catalog.compact(&disks.store).await?;
+            self.restore.in_doubt.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     async fn move_and_mark<D: Disk>(&self, lane: &Lane<D>, offset: u64, content: &Content<'_>) -> Result<()> {
         let range = blocks_touched(offset, content.length_bytes());
         let Some(target) = self.restore.target_of_unmoved(range.clone()) else { return Ok(()) };
+        self.confirm_restore(lane.disks()).await?;
         self.move_saved_since(lane, target, range.clone()).await?;
         for block in self.restore.unmovable().range(range.clone()) {
             let at = block * BLOCK_BYTES as u64;
@@ -341,6 +355,7 @@ impl Volume {
             // Only writes of whole blocks can help now.
             return Ok(false);
         };
+        self.confirm_restore(lane.disks()).await?;
         self.is_busy_with(Activity::Restoring);
         let end = blocks.min(start + self.limits.restore_step_blocks);
         let at = self.move_saved_since(lane, target, start..end).await?.min(blocks);
