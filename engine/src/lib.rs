@@ -4,12 +4,16 @@
 //! simulator drives exactly what production drives. docs/ARCHITECTURE.md says how the parts fit; docs/FORMAT.md has
 //! the byte maps.
 
+#[macro_use]
+pub mod planted;
+
 pub mod catalog;
 pub mod deadline;
 pub mod disk;
 pub mod entry;
 pub mod epoch;
 pub mod error;
+pub mod flushes;
 pub mod format;
 pub mod gate;
 pub mod lane;

@@ -10,6 +10,7 @@ use crate::disk::{aligned_buffer, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum::{salted, Kind};
 use crate::format::geometry::{Area, Geometry, SUPERBLOCK_A_BYTES, SUPERBLOCK_B_BYTES};
+use crate::units::COUNTER_MAX;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -27,6 +28,8 @@ pub const FEATURES_INCOMPATIBLE: u64 = 0;
 /// What every superblock begins with.
 pub const MAGIC: [u8; 8] = *b"CAIRN\x00\xf5\x0a";
 const CHECKSUM_END: usize = 12;
+/// More attaches than any store will see; a run's identity has the session in its upper half.
+const SESSION_MAX: u64 = 1 << 31;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -69,10 +72,13 @@ struct Image {
     origin_sector_bytes: U32,
     reserved: U32,
     sample_key: [u8; 32],
-    tail: [u8; SUPERBLOCK_BYTES - 296],
+    records_found: U64,
+    tail: [u8; SUPERBLOCK_BYTES - 304],
 }
 
 const _: () = assert!(size_of::<Image>() == SUPERBLOCK_BYTES);
+// What changes lies in one sector: torn, a copy is the old one or the new one, never a third.
+const _: () = assert!(std::mem::offset_of!(Image, tail) <= 512);
 
 /// Which catalog is current, and how far it is known to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -90,6 +96,9 @@ pub struct CatalogPlace {
     pub checkpoint_bytes: u64,
     /// Records that were durable when this superblock was written; a catalog that ends earlier is damaged.
     pub records_min: u64,
+    /// Records that the session named here found when it began, or the checkpoint's where it wrote that itself: those
+    /// behind count only if that session appended them.
+    pub records_found: u64,
     /// Generation in the other area whose state the checkpoint repeats; 0 where there is none.
     pub previous_generation: u64,
     /// Number of its records.
@@ -224,6 +233,7 @@ impl Superblock {
         image.checkpoint_records = self.catalog.checkpoint_records.into();
         image.checkpoint_bytes = self.catalog.checkpoint_bytes.into();
         image.records_min = self.catalog.records_min.into();
+        image.records_found = self.catalog.records_found.into();
         image.previous_generation = self.catalog.previous_generation.into();
         image.previous_records = self.catalog.previous_records.into();
     }
@@ -252,6 +262,7 @@ impl Superblock {
                 checkpoint_records: image.checkpoint_records.get(),
                 checkpoint_bytes: image.checkpoint_bytes.get(),
                 records_min: image.records_min.get(),
+                records_found: image.records_found.get(),
                 previous_generation: image.previous_generation.get(),
                 previous_records: image.previous_records.get(),
             },
@@ -281,7 +292,8 @@ impl Superblock {
         if catalog.previous_generation >= catalog.generation {
             return Err("previous_generation");
         }
-        if catalog.checkpoint_records == 0 || catalog.checkpoint_records > catalog.records_min {
+        let known = catalog.records_min.min(catalog.records_found);
+        if catalog.checkpoint_records == 0 || catalog.checkpoint_records > known {
             return Err("checkpoint_records");
         }
         if !catalog.checkpoint_bytes.is_multiple_of(4096) || catalog.checkpoint_bytes > self.area().length_bytes {
@@ -295,6 +307,19 @@ impl Superblock {
         }
         Ok(())
     }
+}
+
+/// Names the first counter that has no room left to grow. Whoever wrote the store could not have counted so far, and going
+/// on from there would overflow.
+fn exhausted_counter(superblock: &Superblock) -> Option<&'static str> {
+    let catalog = &superblock.catalog;
+    let counters = [
+        ("sequence", superblock.sequence, COUNTER_MAX),
+        ("generation", catalog.generation_reserved, COUNTER_MAX),
+        ("records_min", catalog.records_min, COUNTER_MAX),
+        ("session", superblock.session, SESSION_MAX),
+    ];
+    counters.into_iter().find(|(_, value, value_max)| value >= value_max).map(|(name, ..)| name)
 }
 
 /// One copy as it was found.
@@ -331,6 +356,7 @@ pub async fn read<D: Disk>(store: &D) -> Result<Found> {
     let a = read_copy(store, SUPERBLOCK_A_BYTES).await;
     let b = read_copy(store, SUPERBLOCK_B_BYTES).await;
     let (image, damaged_copy) = match (a, b) {
+        (Copy::Valid(a), Copy::Valid(_)) if planted!("older-superblock-wins") => (a, None),
         (Copy::Valid(a), Copy::Valid(b)) if a.sequence.get() > b.sequence.get() => (a, Some(SUPERBLOCK_B_BYTES)),
         (Copy::Valid(a), Copy::Valid(b)) if a.sequence.get() < b.sequence.get() => (b, Some(SUPERBLOCK_A_BYTES)),
         (Copy::Valid(a), Copy::Valid(_)) => (a, None),
@@ -353,6 +379,7 @@ pub async fn read<D: Disk>(store: &D) -> Result<Found> {
             .saying(format!("the field {field} makes no sense; the origin is whole and can be used without Cairn"))
     };
     superblock.check().map_err(corrupt)?;
+    exhausted_counter(&superblock).map_or(Ok(()), |name| Err(corrupt(name)))?;
     if superblock.geometry.store_bytes > store.size_bytes() {
         return Err(Error::new(ErrorKind::Corrupt, "read the superblock", "store").saying(format!(
             "the store was {} bytes and is {} now; it was truncated, or this is not the whole device",
@@ -419,6 +446,7 @@ mod tests {
         superblock.catalog.checkpoint_records = 1;
         superblock.catalog.checkpoint_bytes = 8192;
         superblock.catalog.records_min = 2;
+        superblock.catalog.records_found = 1;
         superblock.session = 5;
         superblock.host_id = [6; 16];
         superblock.boot_id = [7; 16];
@@ -494,15 +522,20 @@ mod tests {
     #[test]
     fn fields_that_make_no_sense_are_corrupt_and_named() {
         type Change = fn(&mut Image);
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 13] = [
             ("segment_bytes", |image| image.segment_bytes = 65_537.into()),
             ("segment_count", |image| image.segment_count = 0.into()),
-            ("store_bytes", |image| image.segment_count = u32::MAX.into()),
+            ("segment_count", |image| image.segment_count = u32::MAX.into()),
+            ("store_bytes", |image| image.segment_count = 1_000.into()),
             ("catalog area offset", |image| image.areas[1].offset_bytes = 512.into()),
             ("overlapping parts", |image| image.areas[1] = image.areas[0]),
             ("area_current", |image| image.area_current = 2.into()),
             ("generation", |image| image.generation = 0.into()),
             ("origin sector_bytes", |image| image.origin_sector_bytes = 513.into()),
+            ("sequence", |image| image.sequence = u64::MAX.into()),
+            ("generation", |image| image.generation_reserved = u64::MAX.into()),
+            ("records_min", |image| image.records_min = u64::MAX.into()),
+            ("session", |image| image.session = u64::MAX.into()),
         ];
         for (field, change) in changes {
             let error = refusal(change);

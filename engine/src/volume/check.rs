@@ -126,13 +126,12 @@ impl<D: Disk> Checker<'_, D> {
         if entry.epoch < self.horizon || entry.address == UNREADABLE {
             return;
         }
-        let offset = entry.address * BLOCK_BYTES as u64;
-        let end = self.places.segment_end_bytes(0) + (self.state.segments.len() as u64 - 1) * self.places.segment_bytes;
-        if offset < self.places.base_bytes || offset >= end {
-            return self.find(format!("block {} of epoch {} lies outside the segments", entry.block, entry.epoch));
-        }
         let segment = self.places.segment_of(entry.address);
-        match self.state.segments[segment as usize].state {
+        let found = segment.and_then(|segment| self.state.segments.get(segment as usize).zip(Some(segment)));
+        let Some((record, segment)) = found else {
+            return self.find(format!("block {} of epoch {} lies outside the segments", entry.block, entry.epoch));
+        };
+        match record.state {
             SegmentState::Data { epoch } if epoch == entry.epoch => {}
             SegmentState::Lane { .. } => {}
             other => {

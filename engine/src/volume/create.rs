@@ -3,7 +3,7 @@
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::geometry::{Geometry, SEGMENT_BYTES_MIN};
+use crate::format::geometry::{Geometry, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_COUNT_MAX};
 use crate::format::item::{Item, VolumeFacts};
 use crate::format::superblock::{self, OriginIdentity, Superblock};
 use crate::snapshot::Snapshot;
@@ -51,7 +51,9 @@ pub async fn create<D: Disk>(disks: &Disks<D>, options: &CreateOptions) -> Resul
         return Err(Error::new(ErrorKind::NoSpace, "create", "store").saying(message));
     }
     let automatic = (store_bytes / SEGMENTS_WANTED).next_power_of_two();
-    let automatic = automatic.clamp(SEGMENT_BYTES_DEFAULT_MIN, SEGMENT_BYTES_DEFAULT_MAX) as u32;
+    let automatic = automatic.clamp(SEGMENT_BYTES_DEFAULT_MIN, SEGMENT_BYTES_DEFAULT_MAX);
+    let least = store_bytes.div_ceil(u64::from(SEGMENT_COUNT_MAX)).next_power_of_two();
+    let automatic = automatic.max(least).min(u64::from(SEGMENT_BYTES_MAX)) as u32;
     let segment_bytes = options.segment_bytes.unwrap_or(automatic);
     if !segment_bytes.is_power_of_two() || segment_bytes < SEGMENT_BYTES_MIN {
         let message = format!("{segment_bytes} is no segment size; use a power of two from {SEGMENT_BYTES_MIN} on");
@@ -73,6 +75,9 @@ pub(crate) async fn create_with_geometry<D: Disk>(
     superblock.host_id = options.host_id;
     superblock.last_activity_unix_ms = options.now_unix_ms;
     superblock.sample_key = options.sample_key;
+    // Run ids follow from sessions: pages of an earlier store on the device are not to pass for this one's.
+    let [a, b, c, d, ..] = options.store_id;
+    superblock.session = u64::from(u32::from_le_bytes([a, b, c, d]) >> 1);
     let key = &options.sample_key;
     let mut items = vec![Item::Volume(VolumeFacts { size_bytes, active_epoch: Epoch(1), flush_failed: false })];
     items.extend(WatchLog::read(&disks.origin, key, size_bytes, std::iter::empty()).await.items());

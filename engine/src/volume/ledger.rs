@@ -28,6 +28,8 @@ pub(crate) struct Ledger {
     pub(crate) to_seal: VecDeque<Frozen>,
     /// Two groups were joined: younger duplicates may be dropped.
     pub(crate) groups_joined: bool,
+    /// How often in a row that failed.
+    pub(crate) join_failures: u32,
     /// The horizon has risen: segments and runs of older epochs can be freed.
     pub(crate) may_be_dead: bool,
     next_run: u64,
@@ -50,6 +52,7 @@ impl Ledger {
             cursor: 0,
             to_seal: VecDeque::new(),
             groups_joined: false,
+            join_failures: 0,
             may_be_dead: true,
             next_run,
             kept_for_runs,
@@ -150,7 +153,8 @@ pub(crate) struct Groups {
 impl Groups {
     /// Which group; `None` for epochs before the oldest whole snapshot, which are dead.
     pub(crate) fn of(&self, epoch: Epoch) -> Option<usize> {
-        self.starts.partition_point(|start| *start <= epoch).checked_sub(1)
+        let is_reached = |start: &Epoch| planted!("merge-drops-the-cut", *start < epoch, *start <= epoch);
+        self.starts.partition_point(is_reached).checked_sub(1)
     }
 }
 

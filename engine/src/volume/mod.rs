@@ -26,7 +26,7 @@ mod recovery;
 mod restore;
 mod seal;
 mod switch;
-mod views;
+pub(crate) mod views;
 
 pub use background::Activity;
 pub use check::{check_store, CheckOptions, Finding};
@@ -74,8 +74,10 @@ impl SegmentPlaces {
         self.segment_start_bytes(segment) + self.segment_bytes
     }
 
-    pub(crate) fn segment_of(&self, address: u64) -> SegmentIndex {
-        ((address * BLOCK_BYTES as u64 - self.base_bytes) / self.segment_bytes) as SegmentIndex
+    /// The segment that a block of the store lies in; none in front of them all. What an index says need not be true.
+    pub(crate) fn segment_of(&self, address: u64) -> Option<SegmentIndex> {
+        let within_bytes = (address * BLOCK_BYTES as u64).checked_sub(self.base_bytes)?;
+        SegmentIndex::try_from(within_bytes / self.segment_bytes).ok()
     }
 }
 
@@ -111,6 +113,8 @@ pub struct Volume {
     horizon: AtomicU64,
     background_failures: AtomicU32,
     activity: Mutex<Activity>,
+    /// Failed flushes of the origin when the volume was opened; with one more no flush of it succeeds.
+    origin_flush_failures: u64,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }
