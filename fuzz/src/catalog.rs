@@ -55,7 +55,7 @@ impl Log {
             _ => return self.add_raw(store, content),
         };
         self.sequence += u64::from(manner & 32 != 0);
-        let log = LogIdentity { store_id, generation: self.generation };
+        let log = LogIdentity { store_id, generation: self.generation, session: 0 };
         let length = record::encode(log, self.sequence, role, content, self.position_bytes, &mut buffer);
         if self.position_bytes + length as u64 > self.area.end_bytes() {
             return;

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - A read error is never the end of the log; nor is a record that a later one of the same log proves to have existed.
+//! - Of records that may have been in flight only those of the last session count.
 //! - Reads are at most 256 KiB, and go no further than one chunk behind the last record.
 
 use crate::catalog::record::{self, Found, LogIdentity, Role, RECORD_ALIGN_BYTES, RECORD_BYTES_MAX};
@@ -32,6 +33,8 @@ pub struct LogReader<'a, D> {
     store: &'a D,
     area: Area,
     log: LogIdentity,
+    /// Records from this sequence on count only if the log's own session appended them.
+    own_from: u64,
     /// Where the next record is expected.
     pub position_bytes: u64,
     /// Its sequence.
@@ -44,12 +47,14 @@ pub struct LogReader<'a, D> {
 }
 
 impl<'a, D: Disk> LogReader<'a, D> {
-    /// A walk from `position_bytes`, where the record `sequence` is expected.
+    /// A walk from `position_bytes`, where the record `sequence` is expected, over a log whose every record is known to
+    /// be durable.
     pub fn new(store: &'a D, area: Area, log: LogIdentity, position_bytes: u64, sequence: u64) -> LogReader<'a, D> {
         LogReader {
             store,
             area,
             log,
+            own_from: u64::MAX,
             position_bytes,
             sequence,
             buffer: aligned_buffer(CHUNK_BYTES),
@@ -57,6 +62,13 @@ impl<'a, D: Disk> LogReader<'a, D> {
             buffer_length_bytes: 0,
             read_error: None,
         }
+    }
+
+    /// The same over a log that its last session may have left in the middle of an append. When that session began it
+    /// had `own_from` records. Where the next one goes an earlier session may have left part of another, and a torn
+    /// write of the same sectors may make that one whole: it is not of this session, and does not count.
+    pub fn with_own_from(self, own_from: u64) -> LogReader<'a, D> {
+        LogReader { own_from, ..self }
     }
 
     /// The next record; none at the end of the log. Fails with `Corrupt` where a record is lost, with the device's own
@@ -139,7 +151,9 @@ impl<'a, D: Disk> LogReader<'a, D> {
     }
 
     fn find(&self, address_bytes: u64) -> Option<Found> {
-        record::find(self.log, address_bytes, self.at(address_bytes))
+        let found = record::find(self.log, address_bytes, self.at(address_bytes));
+        let counts = |found: &Found| found.sequence < self.own_from || found.session == self.log.session;
+        found.filter(|found| counts(found) || planted!("earlier-session-counts"))
     }
 
     /// What the buffer holds from this address on; empty behind its end.

