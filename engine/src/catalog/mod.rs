@@ -22,7 +22,7 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
-use crate::disk::{aligned_buffer, rewrite, Disk};
+use crate::disk::{aligned_buffer, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
 use crate::format::superblock::{self, CatalogPlace, Superblock};
@@ -61,8 +61,6 @@ pub struct Catalog {
     doubt: bool,
     /// Where the last record of the log lay when it was read; none where there is only a checkpoint.
     last_record: Option<Range<u64>>,
-    /// That record was read and could not be written again: it may be lost in a crash.
-    last_record_volatile: bool,
     failed: bool,
     read_only: bool,
     repairs: u64,
@@ -105,7 +103,6 @@ impl Catalog {
             failed: false,
             read_only: false,
             last_record: None,
-            last_record_volatile: false,
             repairs: 0,
         })
     }
@@ -128,7 +125,6 @@ impl Catalog {
             failed: false,
             read_only: found.read_only,
             last_record: None,
-            last_record_volatile: false,
             repairs: u64::from(found.damaged_copy.is_some()),
         };
         catalog.replay(store).await?;
@@ -312,10 +308,11 @@ impl Catalog {
         planted!("attach-trusts-volatile", self.settled = true);
         if !self.settled {
             store.flush().await?;
-            if let Some(range) = self.last_record.take() {
+            if let Some(range) = self.last_record.clone() {
                 // Its append may have failed in a flush, and then no later flush makes it durable: only writing does.
-                self.last_record_volatile = rewrite(store, range).await.is_err();
-                self.doubt |= self.last_record_volatile;
+                // Nothing is built on it before that, nor is it given up: it may have been acknowledged.
+                repair::write_again(store, range).await?;
+                self.last_record = None;
             }
             self.settled = true;
         }
@@ -330,7 +327,7 @@ impl Catalog {
 
     async fn write_superblock<D: Disk>(&mut self, store: &D, change: impl FnOnce(&mut Superblock)) -> Result<()> {
         let mut next = self.superblock.clone();
-        next.catalog.records_min = self.sequence - u64::from(self.last_record_volatile);
+        next.catalog.records_min = self.sequence;
         next.session += u64::from(!self.session_begun);
         change(&mut next);
         self.superblock_stale = true;
@@ -368,7 +365,6 @@ impl Catalog {
         self.position_bytes = area.offset_bytes + written.length_bytes;
         self.sequence = written.records;
         self.doubt = false;
-        self.last_record_volatile = false;
         self.worn = false;
         self.checkpoint_lost = false;
         Ok(())
