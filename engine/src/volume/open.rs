@@ -14,6 +14,7 @@ use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
+use crate::entry::Entry;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
@@ -49,8 +50,8 @@ impl Volume {
         let (gaps, torn) = (recovered.gaps, recovered.torn);
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
-        let latched = options.broken_elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.flush_failed);
-        let watch = install(disks, &mut ledger, places, recovered, breaks, latched, options.accept).await?;
+        let elsewhere = options.broken_elsewhere.as_ref();
+        let watch = install(disks, &mut ledger, places, recovered, breaks, elsewhere, options.accept).await?;
         ledger
             .catalog
             .superblock_update(&disks.store, |superblock| {
@@ -183,6 +184,9 @@ async fn reasons_to_break<D: Disk>(disks: &Disks<D>, catalog: &Catalog, options:
     Ok(breaks)
 }
 
+/// A mark outside of the store that is farther ahead of it does not name an epoch, but all there are.
+const EPOCHS_AHEAD_MAX: u64 = 1 << 20;
+
 /// Segments that lanes leave for runs: enough to write everything that may be in memory, at most a quarter.
 fn segments_kept_for_runs(catalog: &Catalog, options: &OpenOptions, places: SegmentPlaces) -> usize {
     let segments = catalog.state().segments.len();
@@ -199,7 +203,7 @@ async fn install<D: Disk>(
     places: SegmentPlaces,
     recovered: Recovered,
     mut breaks: Vec<Break>,
-    latched_elsewhere: bool,
+    elsewhere: Option<&BrokenElsewhere>,
     accept: Accept,
 ) -> Result<Watch> {
     if let Some(through) = recovered.lost_through {
@@ -220,7 +224,11 @@ async fn install<D: Disk>(
     items.extend(ledger.catalog.state().lanes_indexed.keys().map(|&lane| Item::LaneIndexed { lane, sequence: 0 }));
     let facts = ledger.catalog.state().volume;
     let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
-    let active_epoch = facts.active_epoch.max(youngest);
+    let marked = elsewhere.map(|elsewhere| elsewhere.through).unwrap_or_default();
+    // Epochs up to the marked one may have been used without the store knowing. What is cut now is younger.
+    let is_known = marked.0.saturating_sub(facts.active_epoch.0) < EPOCHS_AHEAD_MAX;
+    let active_epoch = facts.active_epoch.max(youngest).max(if is_known { marked } else { youngest });
+    let latched_elsewhere = elsewhere.is_some_and(|elsewhere| elsewhere.flush_failed);
     let latched = (facts.flush_failed || latched_elsewhere) && !accept.failed_flush;
     let latched = latched && !planted!("flush-latch-reset-at-attach");
     let flushed = planted!("origin-not-flushed-at-attach", Ok(()), disks.origin.flush().await);
@@ -276,7 +284,7 @@ fn half_restored(cause: &str) -> Error {
     Error::new(ErrorKind::Broken, "attach", "volume").saying(message)
 }
 
-/// One run for each epoch that some whole snapshot still needs. Where the store has no room for them the oldest
+/// Runs of the epochs that some whole snapshot still needs. Where the store has no room for them the oldest
 /// snapshots break, as few as possible.
 async fn write_recovered<D: Disk>(
     disks: &Disks<D>,
@@ -296,7 +304,8 @@ async fn write_recovered<D: Disk>(
     }
 }
 
-/// The runs of the epochs from `horizon` on; `None` where there is no room for them.
+/// The runs of the epochs from `horizon` on: one of what the needed map is rebuilt from, and one of all before. `None`
+/// where there is no room for them.
 async fn write_runs_from<D: Disk>(
     disks: &Disks<D>,
     ledger: &mut Ledger,
@@ -304,8 +313,13 @@ async fn write_runs_from<D: Disk>(
     recovered: &Recovered,
     horizon: Epoch,
 ) -> Result<Option<Vec<Run>>> {
+    let youngest = ledger.whole().next_back().expect("the horizon is a whole snapshot's");
     let mut runs: Vec<Run> = Vec::new();
-    for (&epoch, entries) in recovered.entries.range(horizon..).filter(|(_, entries)| !entries.is_empty()) {
+    for epochs in [horizon..youngest, youngest..NO_EPOCH] {
+        let saved = recovered.entries.range(epochs).flat_map(|(_, entries)| entries.values());
+        let mut entries: Vec<Entry> = saved.copied().collect();
+        entries.sort_unstable();
+        let Some(first_epoch) = entries.iter().map(|entry| entry.epoch).min() else { continue };
         let count = RunLayout::segments_for(pages_for(entries.len() as u64).pages, places.segment_bytes) as usize;
         let segments: Vec<SegmentIndex> = ledger.take(count);
         if segments.len() < count {
@@ -317,9 +331,9 @@ async fn write_runs_from<D: Disk>(
         }
         let layout =
             RunLayout { segments, segments_base_bytes: places.base_bytes, segment_bytes: places.segment_bytes };
-        let mut writer = RunWriter::new(ledger.next_run(), epoch, layout, entries.len() as u64);
-        for entry in entries.values() {
-            writer.push(&disks.store, *entry).await?;
+        let mut writer = RunWriter::new(ledger.next_run(), first_epoch, layout, entries.len() as u64);
+        for entry in entries {
+            writer.push(&disks.store, entry).await?;
         }
         let written = writer.finish(&disks.store).await?;
         ledger.give_back(written.unused);
