@@ -16,6 +16,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use aligned_vec::{AVec, ConstAlign};
+use std::ops::Range;
 
 /// Memory fit for direct I/O: 4 KiB aligned.
 pub type AlignedBuffer = AVec<u8, ConstAlign<4096>>;
@@ -54,8 +55,17 @@ pub trait Disk {
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
     /// Makes durable what completed before.
     async fn flush(&self) -> Result<()>;
-    /// How many flushes of the device failed so far, by whatever handle.
+    /// How many flushes of the device failed so far, by whatever handle. When a flush is done, every flush that failed
+    /// before it was done has been counted ([`crate::flushes::Flushes`] sees to that).
     fn flush_failures(&self) -> u64;
+}
+
+/// Writes a range again as it is, durably. What a failed flush left readable may never become durable otherwise; a
+/// crash in the middle leaves the same bytes.
+pub async fn rewrite<D: Disk>(disk: &D, range_bytes: Range<u64>) -> Result<()> {
+    let mut buffer = aligned_buffer((range_bytes.end - range_bytes.start) as usize);
+    disk.read(range_bytes.start, &mut buffer).await?;
+    disk.write_durable(range_bytes.start, &buffer).await
 }
 
 /// Flushes, and fails with `FlushFailed` also if another flush failed since `failures_before` was read: what was

@@ -119,6 +119,7 @@ fn place(superblock: &mut Superblock, flags: u8, current: &Log, before: &Log) {
     }
     let known = if flags & 1 != 0 { current.sequence } else { 0 };
     place.records_min = known.max(place.checkpoint_records);
+    place.records_found = place.checkpoint_records;
     (place.previous_generation, place.previous_records) = match flags & 2 {
         0 => (0, 0),
         _ => (GENERATION_BEFORE, before.sequence),

@@ -3,16 +3,21 @@
 //! Invariants:
 //! - A read error is never the end of the log; nor is a record that a later one of the same log proves to have existed.
 //! - Of records that may have been in flight only those of the last session count.
-//! - Reads are at most 256 KiB, and go no further than one chunk behind the last record.
+//! - Reads are at most 256 KiB, and go no further behind the last record than one write that went astray can destroy.
 
 use crate::catalog::record::{self, Found, LogIdentity, Role, RECORD_ALIGN_BYTES, RECORD_BYTES_MAX};
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::geometry::Area;
 use crate::format::item::Item;
+use crate::format::record::RECORD_BYTES_MAX as SEGMENT_RECORD_BYTES_MAX;
 
 /// Bytes of one read. Both copies of a record and those of its successor lie within it.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How far behind a record that is missing a later one is looked for: the largest write that the store gets, and what it
+/// may have destroyed a part of on either side.
+const LOOK_AHEAD_BYTES: u64 = (SEGMENT_RECORD_BYTES_MAX + 4 * RECORD_BYTES_MAX) as u64;
 
 const _: () = assert!(CHUNK_BYTES >= 4 * RECORD_BYTES_MAX);
 
@@ -82,15 +87,17 @@ impl<'a, D: Disk> LogReader<'a, D> {
             return Ok(Some(record));
         }
         planted!("lost-catalog-record-ends-the-log", return Ok(None));
-        if let Some(address_bytes) = self.proof_of_loss() {
+        let read_error = match self.read_error.take() {
+            Some((address_bytes, error)) if address_bytes >= self.position_bytes => Some(error),
+            _ => None,
+        };
+        if let Some(address_bytes) = self.proof_of_loss().await {
             let sequence = self.sequence;
             return Err(self.lost(&format!("record {sequence} is lost, but byte {address_bytes} holds a later one")));
         }
-        match self.read_error.take() {
-            Some((address_bytes, error)) if address_bytes >= self.position_bytes => {
-                Err(error.saying("the end of the catalog cannot be read"))
-            }
-            _ => Ok(None),
+        match read_error {
+            Some(error) => Err(error.saying("the end of the catalog cannot be read")),
+            None => Ok(None),
         }
     }
 
@@ -143,11 +150,16 @@ impl<'a, D: Disk> LogReader<'a, D> {
     }
 
     /// The address of a later record of this log, which proves that the expected one existed.
-    fn proof_of_loss(&self) -> Option<u64> {
-        (0..CHUNK_BYTES)
-            .step_by(RECORD_ALIGN_BYTES)
-            .map(|offset_bytes| self.position_bytes + offset_bytes as u64)
-            .find(|&address_bytes| self.find(address_bytes).is_some_and(|found| found.sequence > self.sequence))
+    async fn proof_of_loss(&mut self) -> Option<u64> {
+        let end_bytes = self.area.end_bytes().min(self.position_bytes + LOOK_AHEAD_BYTES);
+        for address_bytes in (self.position_bytes..end_bytes).step_by(RECORD_ALIGN_BYTES) {
+            // The longest record lies in the buffer as a whole.
+            self.cover(address_bytes, RECORD_BYTES_MAX).await;
+            if self.find(address_bytes).is_some_and(|found| found.sequence > self.sequence) {
+                return Some(address_bytes);
+            }
+        }
+        None
     }
 
     fn find(&self, address_bytes: u64) -> Option<Found> {

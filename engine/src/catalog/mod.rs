@@ -22,7 +22,7 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
-use crate::disk::{aligned_buffer, Disk};
+use crate::disk::{aligned_buffer, rewrite, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
 use crate::format::superblock::{self, CatalogPlace, Superblock};
@@ -61,6 +61,8 @@ pub struct Catalog {
     doubt: bool,
     /// Where the last record of the log lay when it was read; none where there is only a checkpoint.
     last_record: Option<Range<u64>>,
+    /// That record was read and could not be written again: it may be lost in a crash.
+    last_record_volatile: bool,
     failed: bool,
     read_only: bool,
     repairs: u64,
@@ -85,6 +87,7 @@ impl Catalog {
             checkpoint_records: written.records,
             checkpoint_bytes: written.length_bytes,
             records_min: written.records,
+            records_found: written.records,
             previous_generation: 0,
             previous_records: 0,
         };
@@ -103,6 +106,7 @@ impl Catalog {
             failed: false,
             read_only: false,
             last_record: None,
+            last_record_volatile: false,
             repairs: 0,
         })
     }
@@ -125,6 +129,7 @@ impl Catalog {
             failed: false,
             read_only: found.read_only,
             last_record: None,
+            last_record_volatile: false,
             repairs: u64::from(found.damaged_copy.is_some()),
         };
         catalog.replay(store).await?;
@@ -308,11 +313,10 @@ impl Catalog {
         planted!("attach-trusts-volatile", self.settled = true);
         if !self.settled {
             store.flush().await?;
-            if let Some(range) = self.last_record.clone() {
+            if let Some(range) = self.last_record.take() {
                 // Its append may have failed in a flush, and then no later flush makes it durable: only writing does.
-                // Nothing is built on it before that, nor is it given up: it may have been acknowledged.
-                repair::write_again(store, range).await?;
-                self.last_record = None;
+                self.last_record_volatile = rewrite(store, range).await.is_err();
+                self.doubt |= self.last_record_volatile;
             }
             self.settled = true;
         }
@@ -327,8 +331,11 @@ impl Catalog {
 
     async fn write_superblock<D: Disk>(&mut self, store: &D, change: impl FnOnce(&mut Superblock)) -> Result<()> {
         let mut next = self.superblock.clone();
-        next.catalog.records_min = self.sequence;
-        next.session += u64::from(!self.session_begun);
+        next.catalog.records_min = self.sequence - u64::from(self.last_record_volatile);
+        if !self.session_begun {
+            next.session += 1;
+            next.catalog.records_found = self.sequence;
+        }
         change(&mut next);
         self.superblock_stale = true;
         let result = superblock::write_both(store, &mut next).await;
@@ -358,6 +365,7 @@ impl Catalog {
             checkpoint_records: written.records,
             checkpoint_bytes: written.length_bytes,
             records_min: written.records,
+            records_found: written.records,
             previous_generation: previous.0,
             previous_records: previous.1,
         };
@@ -365,6 +373,7 @@ impl Catalog {
         self.position_bytes = area.offset_bytes + written.length_bytes;
         self.sequence = written.records;
         self.doubt = false;
+        self.last_record_volatile = false;
         self.worn = false;
         self.checkpoint_lost = false;
         Ok(())

@@ -16,7 +16,6 @@ use crate::catalog::replay::read_previous;
 use crate::catalog::Catalog;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::error::Result;
-use std::ops::Range;
 
 impl Catalog {
     /// Puts the lost checkpoint back. Where that fails the catalog goes on as it is, and the next attach tries again.
@@ -64,23 +63,5 @@ impl Catalog {
         let mut found = aligned_buffer(length_bytes);
         store.read(address_bytes, &mut found).await.ok()?;
         record::find(self.log(), address_bytes, &found).map(|_| found)
-    }
-}
-
-/// Writes both copies of a record again as they are, durably, or the one that can be read. A crash in the middle leaves
-/// the same bytes.
-pub(super) async fn write_again<D: Disk>(store: &D, range_bytes: Range<u64>) -> Result<()> {
-    let length_bytes = (range_bytes.end - range_bytes.start) / 2;
-    let mut copy = aligned_buffer(length_bytes as usize);
-    let mut unreadable = Vec::new();
-    for start_bytes in [range_bytes.start, range_bytes.start + length_bytes] {
-        match store.read(start_bytes, &mut copy).await {
-            Ok(()) => store.write_durable(start_bytes, &copy).await?,
-            Err(error) => unreadable.push(error),
-        }
-    }
-    match unreadable.pop() {
-        Some(error) if !unreadable.is_empty() => Err(error),
-        _ => Ok(()),
     }
 }

@@ -17,14 +17,14 @@ impl Catalog {
         let (area, place) = (self.superblock.area(), self.superblock.catalog);
         let checkpoint_end_bytes = area.offset_bytes + place.checkpoint_bytes;
         let reader = LogReader::new(store, area, self.log(), area.offset_bytes, 0);
-        let mut reader = reader.with_own_from(place.records_min);
+        let mut reader = reader.with_own_from(place.records_found);
         match self.replay_records(&mut reader, place.checkpoint_records).await {
             Ok(Role::CheckpointLast) if reader.position_bytes == checkpoint_end_bytes => {}
             Ok(_) => return Err(reader.lost("the checkpoint ends in another place than it should")),
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => {
                 self.replay_previous(store, error).await?;
                 reader = LogReader::new(store, area, self.log(), checkpoint_end_bytes, place.checkpoint_records)
-                    .with_own_from(place.records_min);
+                    .with_own_from(place.records_found);
             }
             Err(error) => return Err(error),
         }

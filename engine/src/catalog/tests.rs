@@ -420,7 +420,7 @@ fn any_failing_step_leaves_a_catalog_that_opens() {
                 disk.failing.set((good, bad));
                 let _ = run(catalog.append(&disk, &cut(4)));
                 let _ = run(catalog.compact(&disk));
-                let _ = run(catalog.superblock_update(&disk, |superblock| superblock.session += 1));
+                let _ = run(catalog.superblock_update(&disk, |superblock| superblock.last_activity_unix_ms += 1));
                 disk.failing.set((0, 0));
                 let acknowledged = catalog.state().clone();
                 let doubt = catalog.doubt;

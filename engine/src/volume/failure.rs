@@ -81,7 +81,7 @@ impl Volume {
         };
         tracing::error!(%cause, "{sentence}: all snapshots of the volume are broken");
         let youngest = Epoch(u64::MAX - 1);
-        planted!("broken-mark-after-overwrite", self.stop_saving(&mut ledger).await);
+        planted!("broken-mark-after-overwrite", self.stop_saving(&mut ledger, disks).await);
         if let Err(error) = self.break_through(&mut ledger, disks, youngest, reason, sentence).await {
             tracing::error!(%error, "broken snapshots can be recorded nowhere; first writes wait");
             drop(ledger);

@@ -62,7 +62,8 @@ impl Volume {
             })
             .await?;
         let accept = options.accept;
-        let volume = assemble(ledger, places, watch, options)?;
+        let mut volume = assemble(ledger, places, watch, options)?;
+        volume.origin_flush_failures = disks.origin.flush_failures();
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
@@ -304,8 +305,22 @@ async fn write_recovered<D: Disk>(
     }
 }
 
-/// The runs of the epochs from `horizon` on: one of what the needed map is rebuilt from, and one of all before. `None`
-/// where there is no room for them.
+/// Entries of the epochs from `horizon` on, by run and with the run's first epoch: as few runs as can be. What the needed
+/// map is rebuilt from, that is from `youngest` on, is apart; and so are epochs that one run cannot tell apart.
+fn entries_by_run(recovered: &Recovered, horizon: Epoch, youngest: Epoch) -> Vec<(Epoch, Vec<Entry>)> {
+    let mut by_run: Vec<(Epoch, Vec<Entry>)> = Vec::new();
+    for (&epoch, entries) in recovered.entries.range(horizon..).filter(|(_, entries)| !entries.is_empty()) {
+        let fits = |first: Epoch| (first < youngest) == (epoch < youngest) && epoch.0 - first.0 <= u64::from(u32::MAX);
+        match by_run.last_mut().filter(|(first, _)| fits(*first)) {
+            Some((_, run)) => run.extend(entries.values()),
+            None => by_run.push((epoch, entries.values().copied().collect())),
+        }
+    }
+    by_run.iter_mut().for_each(|(_, entries)| entries.sort_unstable());
+    by_run
+}
+
+/// The runs of the epochs from `horizon` on; `None` where there is no room for them.
 async fn write_runs_from<D: Disk>(
     disks: &Disks<D>,
     ledger: &mut Ledger,
@@ -315,11 +330,7 @@ async fn write_runs_from<D: Disk>(
 ) -> Result<Option<Vec<Run>>> {
     let youngest = ledger.whole().next_back().expect("the horizon is a whole snapshot's");
     let mut runs: Vec<Run> = Vec::new();
-    for epochs in [horizon..youngest, youngest..NO_EPOCH] {
-        let saved = recovered.entries.range(epochs).flat_map(|(_, entries)| entries.values());
-        let mut entries: Vec<Entry> = saved.copied().collect();
-        entries.sort_unstable();
-        let Some(first_epoch) = entries.iter().map(|entry| entry.epoch).min() else { continue };
+    for (first_epoch, entries) in entries_by_run(recovered, horizon, youngest) {
         let count = RunLayout::segments_for(pages_for(entries.len() as u64).pages, places.segment_bytes) as usize;
         let segments: Vec<SegmentIndex> = ledger.take(count);
         if segments.len() < count {
@@ -395,6 +406,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
         activity: Mutex::default(),
+        origin_flush_failures: 0,
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
         ledger: crate::sync::lock::Mutex::new(ledger),
