@@ -55,7 +55,8 @@ pub trait Disk {
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
     /// Makes durable what completed before.
     async fn flush(&self) -> Result<()>;
-    /// How many flushes of the device failed so far, by whatever handle.
+    /// How many flushes of the device failed so far, by whatever handle. When a flush is done, every flush that failed
+    /// before it was done has been counted ([`crate::flushes::Flushes`] sees to that).
     fn flush_failures(&self) -> u64;
 }
 

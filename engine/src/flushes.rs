@@ -14,14 +14,14 @@ use std::collections::BTreeSet;
 use std::future::Future;
 
 /// Counts the failed flushes of a device, for all threads that use it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Flushes {
     state: Mutex<State>,
     /// A flush has ended.
     ended: Signal,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     begun: u64,
     under_way: BTreeSet<u64>,

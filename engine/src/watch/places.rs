@@ -21,8 +21,11 @@ const END_BLOCKS: u64 = 3;
 const PARTITION_BLOCKS_MAX: usize = 2 * (START_BLOCKS.len() + END_BLOCKS as usize);
 /// Most blocks watched at a time: twice what a disk can have, for while they change the old and the new are watched.
 /// In models a few.
-pub(super) const WATCHED_MAX: usize =
-    if cfg!(loom) { 4 } else { 2 * (TABLE_BLOCKS_MAX + (PARTITIONS_MAX + 2) * PARTITION_BLOCKS_MAX) };
+pub(super) const WATCHED_MAX: usize = match (cfg!(loom), cfg!(shuttle)) {
+    (true, _) => 4,
+    (_, true) => 16,
+    _ => 2 * (TABLE_BLOCKS_MAX + (PARTITIONS_MAX + 2) * PARTITION_BLOCKS_MAX),
+};
 
 /// What is to be watched on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
