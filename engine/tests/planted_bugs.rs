@@ -20,11 +20,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The suites of the push tier that judge the engine, those first that see most bugs soonest.
-const SUITES: [&str; 16] = [
+const SUITES: [&str; 18] = [
     "first_steps",
     "cut_is_exact",
     "read_meets_cut",
     "damaged_records",
+    "flush_failures",
+    "silent_damage",
     "review_hangs_and_losses",
     "random_histories",
     "review_flush_and_watch",

@@ -60,34 +60,6 @@ fn a_flush_that_failed_for_one_lane_is_not_trusted_by_another() {
 }
 
 #[test]
-fn a_flush_of_the_volume_fails_where_that_of_another_lane_failed_meanwhile() {
-    for seed in 0..200 {
-        let rig = Rc::new(rig(seed, true, 48 * 4096));
-        rig.disks.origin.inject(Fault::once(FaultTarget::Flush, seed % 2));
-        let mut scheduler = Scheduler::new(seed);
-        scheduler.drive(&rig.disks.origin);
-        scheduler.drive(&rig.disks.store);
-        let flushes: [_; 2] = std::array::from_fn(|lane| {
-            let writer = Rc::clone(&rig);
-            scheduler.spawn(format!("writer {lane}"), async move {
-                let lane_of = [&writer.lane, &writer.control][lane];
-                let mut data = aligned_buffer(4096);
-                data.fill(7);
-                lane_of.write((20 + lane as u64) * 4096, &data, false).await.expect("write");
-                lane_of.flush().await
-            })
-        });
-        scheduler.run_all();
-        let disks = crashed(&rig, seed, Crash::Power);
-        for (lane, flush) in flushes.iter().enumerate() {
-            let is_there = disks.origin.peek((20 + lane as u64) * 4096, 4096).iter().all(|byte| *byte == 7);
-            let flushed = flush.take().expect("it ended").is_ok();
-            assert!(is_there || !flushed, "seed {seed}: what lane {lane} flushed is lost");
-        }
-    }
-}
-
-#[test]
 fn content_that_a_killed_process_left_volatile_is_flushed_before_the_watch_relies_on_it() {
     for seed in 0..200 {
         let rig = rig(seed, true, 48 * 4096);
