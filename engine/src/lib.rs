@@ -4,6 +4,9 @@
 //! simulator drives exactly what production drives. docs/ARCHITECTURE.md says how the parts fit; docs/FORMAT.md has
 //! the byte maps.
 
+#[macro_use]
+pub mod planted;
+
 pub mod catalog;
 pub mod deadline;
 pub mod disk;

@@ -78,6 +78,7 @@ impl NeededMap {
         if !self.saving {
             return false;
         }
+        let range = planted!("last-block-missed", range.start..(range.end - 1).max(range.start + 1), range);
         masks(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
             None => true,
             // Pairs with `settle`: what is found clear was saved before.
@@ -115,6 +116,7 @@ impl NeededMap {
         assert!(page.claimed[index].load(Ordering::Relaxed) & mask != 0, "only a claimed block is settled");
         // Pairs with `any_needed`. Settling others in the same word keeps this for who reads the word after them.
         page.needed[index].fetch_and(!mask, Ordering::Release);
+        planted!("settling-wakes-nobody", return);
         self.wake(word);
     }
 
@@ -145,8 +147,10 @@ impl NeededMap {
         }
     }
 
-    /// Waits until nothing in the range is being saved: each block is settled or its claim was released.
-    pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) {
+    /// Waits until nothing in the range is being saved: each block is settled or its claim was released. True if there
+    /// was something to wait for.
+    pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) -> bool {
+        let mut waited = false;
         for (word, mask) in masks(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             // Ordered by the lock below; the caller tests again before it relies on what it finds.
@@ -164,10 +168,12 @@ impl NeededMap {
                 if !waiters.iter().any(|(at, waker)| *at == word && waker.will_wake(context.waker())) {
                     waiters.push((word, context.waker().clone()));
                 }
+                waited = true;
                 Poll::Pending
             })
             .await;
         }
+        waited
     }
 
     fn shard(&self, word: u64) -> &Waiters {

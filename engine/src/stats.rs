@@ -43,6 +43,14 @@ pub struct Counters {
     pub blocks_restored: Counter,
     /// Snapshots broken.
     pub snapshots_broken: Counter,
+    /// Records that the store took only at a later try, in another segment.
+    pub records_retried: Counter,
+    /// Requests that waited for blocks which another request was saving.
+    pub claim_waits: Counter,
+    /// Torn records that ended a lane's log when the volume was opened.
+    pub records_torn: Counter,
+    /// Gaps in lanes' logs, where a completed record was lost, when the volume was opened.
+    pub records_lost: Counter,
 }
 
 /// The counters at one moment, and what the store holds.
@@ -68,6 +76,14 @@ pub struct Stats {
     pub blocks_restored: u64,
     /// Snapshots broken.
     pub snapshots_broken: u64,
+    /// Records that the store took only at a later try, in another segment.
+    pub records_retried: u64,
+    /// Requests that waited for blocks which another request was saving.
+    pub claim_waits: u64,
+    /// Torn records that ended a lane's log when the volume was opened.
+    pub records_torn: u64,
+    /// Gaps in lanes' logs, where a completed record was lost, when the volume was opened.
+    pub records_lost: u64,
     /// Segments of the store.
     pub segments_total: u64,
     /// Segments that can be handed out.
@@ -94,6 +110,10 @@ impl Counters {
             segments_freed: self.segments_freed.get(),
             blocks_restored: self.blocks_restored.get(),
             snapshots_broken: self.snapshots_broken.get(),
+            records_retried: self.records_retried.get(),
+            claim_waits: self.claim_waits.get(),
+            records_torn: self.records_torn.get(),
+            records_lost: self.records_lost.get(),
             ..Stats::default()
         }
     }

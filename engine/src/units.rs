@@ -25,12 +25,21 @@ pub type BlockIndex = u64;
 pub type StoreBlock = u64;
 /// Index of a segment of the store.
 pub type SegmentIndex = u32;
+/// Blocks of the volume and of the store are numbered with 48 bits, up to this one.
+pub const BLOCK_MAX: u64 = (1 << 48) - 1;
+/// What only grows (sequences, generations) never gets here. A store that says so is damaged, and adding to it cannot
+/// overflow.
+pub const COUNTER_MAX: u64 = 1 << 62;
 
 /// The time between two cuts. Everything first overwritten during it is saved in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
+    /// The last epoch a store may have: one cut a second for a hundred years. So the distance of any two fits in the
+    /// 32 bits that a run has for it.
+    pub const LAST: Epoch = Epoch(u32::MAX as u64);
+
     /// The epoch a cut opens after this one.
     pub fn next(self) -> Epoch {
         Epoch(self.0 + 1)

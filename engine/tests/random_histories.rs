@@ -1,9 +1,11 @@
 //! Random histories against the reference model: no snapshot is ever wrong, no flushed write is ever lost.
 //!
 //! CAIRN_SIM_STEPS sets how many steps all histories have together, CAIRN_SIM_SEED replays a single history, and
-//! CAIRN_SIM_FIRST_SEED sets where the seeds begin.
+//! CAIRN_SIM_FIRST_SEED sets where the seeds begin. With CAIRN_SIM_SECONDS histories run for that long, whatever
+//! fails, and one line of JSON sums them up for the ledger.
 
 use cairn_engine::sim::history::{self, Reach, Report};
+use std::time::{Duration, Instant};
 
 const STEPS_DEFAULT: u64 = 20_000;
 const STEPS_PER_HISTORY: u64 = 200;
@@ -27,15 +29,51 @@ const REACHED_BY_ANY_LONG_RUN: [&str; 14] = [
     "crashes during recovery",
 ];
 
+/// What many histories add up to.
+#[derive(Default)]
+struct Total {
+    steps: u64,
+    crashes: u64,
+    faults: u64,
+    reach: Reach,
+    failed: Vec<u64>,
+}
+
+impl Total {
+    fn add(&mut self, report: &Report) {
+        self.steps += report.steps;
+        self.crashes += report.crashes;
+        self.faults += report.faults;
+        for (what, times) in &report.reach {
+            *self.reach.entry(what).or_default() += times;
+        }
+    }
+
+    /// Runs a history; one that fails has said why, and is remembered.
+    fn run(&mut self, seed: u64) {
+        match std::panic::catch_unwind(|| history::run(seed, STEPS_PER_HISTORY)) {
+            Ok(report) => self.add(&report),
+            Err(_) => self.failed.push(seed),
+        }
+    }
+
+    fn assert_right(&self) {
+        for (what, times) in &self.reach {
+            println!("{times:>12} {what}");
+        }
+        assert!(self.failed.is_empty(), "seeds that fail: {:?}", self.failed);
+        if self.steps >= STEPS_DEFAULT {
+            let missed =
+                REACHED_BY_ANY_LONG_RUN.iter().filter(|what| self.reach.get(**what).is_none_or(|times| *times == 0));
+            let missed: Vec<&&str> = missed.collect();
+            assert!(missed.is_empty(), "never reached: {missed:?}");
+        }
+    }
+}
+
 fn from_environment(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
-}
-
-fn add(total: &mut Reach, reach: &Reach) {
-    for (what, times) in reach {
-        *total.entry(what).or_default() += times;
-    }
 }
 
 #[test]
@@ -45,31 +83,34 @@ fn no_snapshot_is_wrong_and_no_flushed_write_is_lost() {
         println!("seed {seed}: {report:#?}");
         return;
     }
-    let steps = from_environment("CAIRN_SIM_STEPS").unwrap_or(STEPS_DEFAULT);
     let first_seed = from_environment("CAIRN_SIM_FIRST_SEED").unwrap_or(FIRST_SEED_DEFAULT);
-    let histories = steps.div_ceil(STEPS_PER_HISTORY);
-    let mut reach = Reach::new();
-    let mut crashes = 0;
-    for seed in first_seed..first_seed + histories {
-        let report = history::run(seed, STEPS_PER_HISTORY);
-        crashes += report.crashes;
-        add(&mut reach, &report.reach);
+    let seconds = from_environment("CAIRN_SIM_SECONDS");
+    let steps = from_environment("CAIRN_SIM_STEPS").unwrap_or(STEPS_DEFAULT);
+    let (begun, mut total, mut seed) = (Instant::now(), Total::default(), first_seed);
+    let goes_on = |seed: u64| match seconds {
+        Some(seconds) => begun.elapsed() < Duration::from_secs(seconds),
+        None => (seed - first_seed) * STEPS_PER_HISTORY < steps,
+    };
+    while goes_on(seed) {
+        total.run(seed);
+        seed += 1;
+        if seconds.is_none() && !total.failed.is_empty() {
+            break;
+        }
     }
-    let last_seed = first_seed + histories - 1;
-    let steps = histories * STEPS_PER_HISTORY;
-    println!("{steps} steps, {crashes} crashes, {histories} histories, seeds {first_seed} to {last_seed}");
-    for (what, times) in &reach {
-        println!("{times:>12} {what}");
-    }
-    if steps >= STEPS_DEFAULT {
-        let missed: Vec<&&str> = REACHED_BY_ANY_LONG_RUN.iter().filter(|what| !reach.contains_key(**what)).collect();
-        assert!(missed.is_empty(), "never reached: {missed:?}");
-    }
+    let (last_seed, seconds) = (seed - 1, begun.elapsed().as_secs());
+    let Total { steps, crashes, faults, failed, .. } = &total;
+    println!(
+        "{{\"kind\":\"histories\",\"first_seed\":{first_seed},\"last_seed\":{last_seed},\"steps\":{steps},\
+         \"crashes\":{crashes},\"faults\":{faults},\"failures\":{},\"seconds\":{seconds}}}",
+        failed.len()
+    );
+    total.assert_right();
 }
 
 #[test]
 fn the_same_seed_gives_the_same_history() {
-    for seed in 1000..1004 {
+    for seed in 1000..1010 {
         let reports: [Report; 2] = std::array::from_fn(|_| history::run(seed, STEPS_PER_HISTORY));
         assert_eq!(reports[0], reports[1]);
     }

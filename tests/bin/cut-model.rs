@@ -41,6 +41,9 @@ enum Verb {
         depth: usize,
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+        /// The run ends as soon as this file exists
+        #[arg(long)]
+        stop_file: Option<PathBuf>,
         #[arg(long, default_value_t = 300)]
         flush_every_ms: u64,
         /// Shell command; finds the snapshot's name in NAME
@@ -123,6 +126,7 @@ fn run(verb: Verb) -> Result<bool> {
             shape,
             depth,
             seconds,
+            stop_file,
             flush_every_ms,
             snapshot_command,
             snapshot_every_ms,
@@ -135,6 +139,7 @@ fn run(verb: Verb) -> Result<bool> {
                 workload,
                 depth,
                 duration: Duration::from_secs(seconds),
+                stop_file,
                 flush_every: Duration::from_millis(flush_every_ms),
                 snapshot_command,
                 snapshot_every: Duration::from_millis(snapshot_every_ms),

@@ -37,6 +37,8 @@ pub struct Options {
     pub depth: usize,
     /// How long to write.
     pub duration: Duration,
+    /// Ends the run earlier, once it exists.
+    pub stop_file: Option<PathBuf>,
     /// Time between flushes.
     pub flush_every: Duration,
     /// The shell command that takes a snapshot; NAME is in its environment.
@@ -215,6 +217,10 @@ impl Writer<'_> {
             let floor = self.lock().floor();
             self.device.sync_data().map_err(|error| format!("flush failed: {error}"))?;
             self.lock().log.flushed(floor)?;
+            if self.options.stop_file.as_ref().is_some_and(|file| file.exists()) {
+                self.lock().is_over = true;
+                self.changed.notify_all();
+            }
         }
         Ok(())
     }

@@ -8,12 +8,9 @@ use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
 use cairn_engine::disk::Disks;
 use cairn_engine::error::{Error, Result};
-use cairn_engine::snapshot::{self, Snapshot};
 use cairn_engine::volume::{self, CheckOptions, CreateOptions, Finding};
 use cairn_target::config::VolumeConfig;
-use cairn_target::control::api::{
-    CheckReport, Consistency, FindingReport, Severity, SnapshotReport, SnapshotState, Timestamp,
-};
+use cairn_target::control::api::{CheckReport, FindingReport, Severity, SnapshotReport};
 use cairn_target::device::{refuse_recursion, Access, Device};
 use cairn_target::own_ring::{self, OwnRing, RingDisk};
 use cairn_target::process::{host_id, now_unix_ms};
@@ -77,26 +74,7 @@ pub fn create(
 /// The snapshots of a store that is not attached, oldest first.
 pub fn snapshots(store: &Path) -> std::result::Result<Vec<SnapshotReport>, Failure> {
     let info = on_store(store, Access::Inspect, |disk| async move { volume::inspect(&disk).await })?;
-    Ok(info.snapshots.iter().map(snapshot_report).collect())
-}
-
-fn snapshot_report(snapshot: &Snapshot) -> SnapshotReport {
-    let broken = snapshot.broken.as_ref();
-    SnapshotReport {
-        name: snapshot.name.to_string(),
-        epoch: snapshot.epoch.0,
-        created_at: Timestamp::from_unix_ms(snapshot.created_unix_ms),
-        size_bytes: snapshot.size_bytes,
-        consistency: match snapshot.consistency {
-            snapshot::Consistency::Crash => Consistency::Crash,
-            snapshot::Consistency::Filesystem => Consistency::Filesystem,
-            snapshot::Consistency::Application => Consistency::Application,
-        },
-        automatic: snapshot.automatic,
-        state: if broken.is_some() { SnapshotState::Broken } else { SnapshotState::Whole },
-        state_reason: broken.map(|(_, sentence)| sentence.clone()),
-        exposed: None,
-    }
+    Ok(info.snapshots.iter().map(|snapshot| SnapshotReport::of(snapshot, None)).collect())
 }
 
 /// Takes the signature off a store; its snapshots are gone.

@@ -3,6 +3,8 @@
 pub mod broken_log;
 pub mod config;
 pub mod control;
+#[cfg(feature = "crash-at")]
+pub mod crash_at;
 pub mod device;
 pub mod nbd;
 pub mod own_ring;

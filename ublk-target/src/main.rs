@@ -155,6 +155,10 @@ fn main() {
 }
 
 fn serve_volume(common: &Common) -> i32 {
+    #[cfg(feature = "crash-at")]
+    if let Err(error) = cairn_target::crash_at::arm_from_environment() {
+        return fail(&error);
+    }
     let config = match common.config() {
         Ok(config) => config,
         Err(error) => {

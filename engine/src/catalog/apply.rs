@@ -9,7 +9,8 @@ use crate::catalog::restoring::{Replaced, RestoreRecord};
 use crate::catalog::state::{nonsense, state_at, SegmentRecord, State};
 use crate::error::Result;
 use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
-use crate::units::{BlockIndex, Epoch};
+use crate::snapshot::SnapshotName;
+use crate::units::{BlockIndex, Epoch, BLOCK_MAX, COUNTER_MAX};
 use std::collections::BTreeMap;
 
 /// Takes back the items of one batch.
@@ -87,6 +88,9 @@ impl State {
                 before @ Some(_) => Ok(Undo::Restore(before)),
                 None => Err(nonsense("a restore ends that never began".into())),
             },
+            Item::Sample { block, .. } | Item::WatchAdd { block, .. } if *block > BLOCK_MAX => {
+                Err(nonsense(format!("hashes of block {block}")))
+            }
             Item::WatchAdd { block, hashes } => Ok(self.apply_watch(*block, hashes)),
             Item::WatchReset => {
                 let contents = std::mem::take(&mut self.watch);
@@ -99,6 +103,9 @@ impl State {
             Item::RunFloor { run } => {
                 let floor = self.run_floor.max(*run);
                 Ok(Undo::RunFloor(std::mem::replace(&mut self.run_floor, floor)))
+            }
+            Item::LaneIndexed { sequence, .. } if *sequence >= COUNTER_MAX => {
+                Err(nonsense(format!("{sequence} records of a lane")))
             }
             Item::LaneIndexed { lane, sequence } => {
                 Ok(Undo::LaneIndexed { lane: *lane, before: self.lanes_indexed.insert(*lane, *sequence) })
@@ -145,6 +152,9 @@ impl State {
         if facts.size_bytes == 0 || !facts.size_bytes.is_multiple_of(512) {
             return Err(nonsense(format!("a volume of {} bytes", facts.size_bytes)));
         }
+        if facts.active_epoch >= Epoch::LAST {
+            return Err(nonsense(format!("the epoch {}", facts.active_epoch)));
+        }
         if facts.active_epoch < self.volume.active_epoch {
             return Err(nonsense(format!("epoch {} follows {}", facts.active_epoch, self.volume.active_epoch)));
         }
@@ -155,8 +165,9 @@ impl State {
         if snapshot.epoch > self.volume.active_epoch.next() {
             return Err(nonsense(format!("the snapshot {} is from the future", snapshot.name)));
         }
-        if snapshot.name.is_empty() {
-            return Err(nonsense(format!("the snapshot of epoch {} has no name", snapshot.epoch)));
+        if SnapshotName::new(&snapshot.name).is_err() {
+            let (epoch, name) = (snapshot.epoch, snapshot.name.escape_debug());
+            return Err(nonsense(format!("the snapshot of epoch {epoch} has the illegal name \"{name}\"")));
         }
         if self.names.get(&snapshot.name).is_some_and(|epoch| *epoch != snapshot.epoch) {
             return Err(nonsense(format!("two snapshots have the name {}", snapshot.name)));
@@ -186,7 +197,9 @@ impl State {
         let range = first as usize..first as usize + count as usize;
         let ordinal_overflow =
             matches!(state, SegmentState::Run { ordinal, .. } if ordinal.checked_add(count).is_none());
-        if count == 0 || range.end > self.segments.len() || ordinal_overflow {
+        // The last incarnation is never given out, so that counting on from any other cannot overflow.
+        let worn_out = incarnation == u32::MAX;
+        if count == 0 || range.end > self.segments.len() || ordinal_overflow || worn_out {
             return Err(nonsense(format!("{count} segments from segment {first}")));
         }
         for (offset, record) in self.segments[range.clone()].iter().enumerate() {
@@ -206,7 +219,9 @@ impl State {
     }
 
     fn apply_run(&mut self, run: &RunRecord) -> Result<Undo> {
-        if run.first_epoch > run.last_epoch || run.first_block > run.last_block || run.pages == 0 || run.height == 0 {
+        let in_order = run.first_epoch <= run.last_epoch && run.first_block <= run.last_block;
+        let in_bounds = run.last_epoch <= Epoch::LAST && run.last_block <= BLOCK_MAX;
+        if !in_order || !in_bounds || run.pages == 0 || run.height == 0 {
             return Err(nonsense(format!("the run {run:?}")));
         }
         let floor = self.run_floor;

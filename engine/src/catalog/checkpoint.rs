@@ -61,6 +61,7 @@ impl Checkpoint {
             store.write(position_bytes, &buffer[..length_bytes]).await?;
             position_bytes += length_bytes as u64;
         }
+        planted!("checkpoint-left-volatile", return Ok(written));
         flush_since(store, failures_before).await?;
         Ok(written)
     }

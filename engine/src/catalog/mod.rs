@@ -271,12 +271,15 @@ impl Catalog {
         }
         let mut buffer = aligned_buffer(length_bytes as usize);
         record::encode(self.log(), self.sequence, Role::Appended, encoded, self.position_bytes, &mut buffer);
-        let Err(error) = store.write_durable(self.position_bytes, &buffer).await else {
+        let (at, data) = (self.position_bytes, &buffer[..]);
+        let result = planted!("append-left-volatile", store.write(at, data).await, store.write_durable(at, data).await);
+        let Err(error) = result else {
             self.position_bytes += length_bytes;
             self.sequence += 1;
             let _final = self.state.apply_all(items).expect("the items were admitted");
             return Ok(());
         };
+        planted!("failed-append-forgotten", return Err(error));
         // Whether the record is on the store cannot be known. A checkpoint of a fresh generation decides it.
         self.doubt = true;
         self.append_by_checkpoint(store, items).await.map_err(|_| error)
@@ -297,6 +300,7 @@ impl Catalog {
             return Err(Error::new(ErrorKind::ReadOnly, "write the catalog", "store")
                 .saying("the store uses features that this program may only read; use a newer Cairn"));
         }
+        planted!("attach-trusts-volatile", self.settled = true);
         if !self.settled {
             store.flush().await?;
             if let Some(range) = self.last_record.take() {

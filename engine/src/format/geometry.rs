@@ -26,6 +26,9 @@ pub const SEGMENT_BYTES_MIN: u32 = 64 * 1024;
 /// The largest segment.
 pub const SEGMENT_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
+/// The most segments: each takes some 24 bytes of memory while the volume is attached.
+pub const SEGMENT_COUNT_MAX: u32 = 1 << 22;
+
 /// One of the two places for the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
@@ -122,7 +125,7 @@ impl Geometry {
         if !bytes.is_power_of_two() || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
             return Err("segment_bytes");
         }
-        if self.segment_count == 0 {
+        if self.segment_count == 0 || self.segment_count > SEGMENT_COUNT_MAX {
             return Err("segment_count");
         }
         for area in self.areas {

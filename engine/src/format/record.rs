@@ -10,7 +10,7 @@
 //!   completed. Of several with one sequence only the highest attempt counts: the others had failed before.
 
 use crate::format::checksum::{salted, Kind};
-use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES};
+use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES, BLOCK_MAX, COUNTER_MAX};
 use std::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -132,7 +132,8 @@ impl RecordHeader {
             slot.checksum = U32::new(entry.checksum);
             slot.flags = U32::new(if entry.unreadable { FLAG_UNREADABLE } else { 0 });
         }
-        let checksum = salted(Kind::SegmentRecord, address_bytes, u64::from(self.incarnation), block);
+        let covered = planted!("checksum-misses-entries", &block[..128], &block[..]);
+        let checksum = salted(Kind::SegmentRecord, address_bytes, u64::from(self.incarnation), covered);
         let (raw, _) = RawHeader::mut_from_prefix(block).expect("the block is as long as the header");
         raw.checksum = U32::new(checksum);
     }
@@ -142,6 +143,7 @@ impl RecordHeader {
         assert_eq!(block.len(), BLOCK_BYTES);
         let (raw, _) = RawHeader::ref_from_prefix(block).expect("the block is as long as the header");
         let RecordHome { store, lane, segment, incarnation } = *home;
+        let incarnation = planted!("incarnation-not-compared", raw.incarnation.get(), incarnation);
         let is_at_home = raw.store == store
             && raw.lane.get() == lane
             && raw.segment.get() == segment
@@ -152,14 +154,15 @@ impl RecordHeader {
         let mut unsealed = [0u8; BLOCK_BYTES];
         unsealed.copy_from_slice(block);
         unsealed[8..12].fill(0);
-        if salted(Kind::SegmentRecord, address_bytes, u64::from(incarnation), &unsealed) != raw.checksum.get() {
+        let covered = planted!("checksum-misses-entries", &unsealed[..128], &unsealed[..]);
+        if salted(Kind::SegmentRecord, address_bytes, u64::from(incarnation), covered) != raw.checksum.get() {
             return None;
         }
         let count = raw.count.get() as usize;
         if count > RECORD_ENTRIES_MAX {
             return None;
         }
-        let entries = raw.entries[..count]
+        let entries: Vec<RecordEntry> = raw.entries[..count]
             .iter()
             .map(|slot| RecordEntry {
                 block: slot.block.get(),
@@ -167,11 +170,16 @@ impl RecordHeader {
                 unreadable: slot.flags.get() & FLAG_UNREADABLE != 0,
             })
             .collect();
+        let has_sense = |entry: &RecordEntry| entry.block <= BLOCK_MAX;
+        let (sequence, epoch) = (raw.sequence.get(), Epoch(raw.epoch.get()));
+        if sequence >= COUNTER_MAX || epoch > Epoch::LAST || !entries.iter().all(has_sense) {
+            return None;
+        }
         Some(RecordHeader {
             lane,
             session: raw.session.get(),
-            sequence: raw.sequence.get(),
-            epoch: Epoch(raw.epoch.get()),
+            sequence,
+            epoch,
             attempt: raw.attempt.get(),
             predecessor_attempt: raw.predecessor_attempt.get(),
             store,
@@ -219,6 +227,21 @@ mod tests {
         ];
         for home in strangers {
             assert_eq!(RecordHeader::decode(&home, 8192, &block), None);
+        }
+    }
+
+    #[test]
+    fn a_header_that_makes_no_sense_does_not_count_whatever_its_checksum_says() {
+        let changes: [fn(&mut RecordHeader); 3] = [
+            |header| header.sequence = u64::MAX,
+            |header| header.epoch = Epoch(u64::MAX),
+            |header| header.entries[5].block = u64::MAX,
+        ];
+        for change in changes {
+            let (mut header, mut block) = (header(), vec![0; BLOCK_BYTES]);
+            change(&mut header);
+            header.encode(8192, &mut block);
+            assert_eq!(RecordHeader::decode(&HOME, 8192, &block), None);
         }
     }
 

@@ -125,6 +125,7 @@ pub(super) struct LaneLog {
     /// The lane of background work: it must not wait for memory that only background work frees. What it appends
     /// between two chances to write runs is bounded by a restore's step.
     is_background: Cell<bool>,
+    /// As long as the longest record so far, rounded up.
     buffer: RefCell<AlignedBuffer>,
 }
 
@@ -136,7 +137,7 @@ impl LaneLog {
             segment: RefCell::default(),
             unconfirmed: Cell::new(false),
             is_background: Cell::new(false),
-            buffer: RefCell::new(aligned_buffer(RECORD_BYTES_MAX)),
+            buffer: RefCell::new(aligned_buffer(0)),
         }
     }
 }
@@ -213,7 +214,10 @@ impl<D: Disk> Lane<D> {
             }
             let result = self.write_record(&epoch, &shares).await;
             match result {
-                Ok(entries) => self.publish(&epoch, &shares, &entries),
+                Ok(entries) => {
+                    self.volume.stats.records_retried.add(u64::from(attempts > 0));
+                    self.publish(&epoch, &shares, &entries);
+                }
                 Err(error) => {
                     attempts += 1;
                     tracing::error!(%error, attempts, "a record of before-images could not be written");
@@ -339,9 +343,15 @@ impl<D: Disk> Lane<D> {
     /// Writes one record into the open segment; returns its entries.
     async fn write_record(&self, epoch: &Arc<EpochState>, shares: &[Share]) -> Result<Vec<Entry>> {
         let mut buffer = self.log.buffer.replace(aligned_buffer(0));
+        let needed_bytes = (1 + shares.iter().map(|share| share.count).sum::<usize>()) * BLOCK_BYTES;
+        if buffer.len() < needed_bytes {
+            buffer = aligned_buffer(needed_bytes.next_power_of_two().min(RECORD_BYTES_MAX));
+        }
         let (address_bytes, entries) = self.fill_record(epoch, shares, &mut buffer);
         let length = (1 + entries.len()) * BLOCK_BYTES;
-        let result = self.disks.store.write_durable(address_bytes, &buffer[..length]).await;
+        planted!("settled-before-durable", entries.iter().for_each(|entry| epoch.needed.settle(entry.block)));
+        let (store, at, data) = (&self.disks.store, address_bytes, &buffer[..length]);
+        let result = planted!("record-left-volatile", store.write(at, data).await, store.write_durable(at, data).await);
         self.log.buffer.replace(buffer);
         let sequence = self.note_written(result.is_ok());
         result?;
@@ -360,7 +370,7 @@ impl<D: Disk> Lane<D> {
         let mut progress = self.shared().progress.lock().expect("no holder of this lock panics");
         *progress = match completed {
             true => Progress { sequence: progress.sequence + 1, attempt: 0, last_attempt: progress.attempt },
-            false => Progress { attempt: progress.attempt + 1, ..*progress },
+            false => Progress { attempt: progress.attempt + planted!("attempt-used-twice", 0, 1), ..*progress },
         };
         progress.sequence
     }
@@ -424,6 +434,7 @@ impl<D: Disk> Lane<D> {
         for entry in entries {
             epoch.needed.settle(entry.block);
         }
+        planted!("next-batch-acknowledged", self.log.queue.take().iter().for_each(|next| next.end(SaveOutcome::Saved)));
         for share in shares {
             let settled = share.pending.settled.get() + share.count;
             share.pending.settled.set(settled);

@@ -106,6 +106,7 @@ impl<D: Disk> Lane<D> {
 
     /// Writes zeroes; like any write, it saves what is needed first.
     pub async fn write_zeroes(&self, offset: u64, length_bytes: u64, durable: bool, may_unmap: bool) -> Result<()> {
+        planted!("zeroes-skip-the-save", return self.disks.origin.write_zeroes(offset, length_bytes, may_unmap).await);
         self.overwrite("write zeroes", offset, Content::Zeroes { length_bytes, may_unmap }, durable).await
     }
 
@@ -127,11 +128,13 @@ impl<D: Disk> Lane<D> {
     /// Fig. 26 for one piece: test; save what is needed; then write.
     async fn overwrite_blocks(&self, offset: u64, content: Content<'_>, durable: bool, writer: Writer) -> Result<()> {
         let range = blocks_touched(offset, content.length_bytes());
+        let range = planted!("partial-blocks-not-saved", blocks_inside(offset, content.length_bytes(), 0), range);
         let mut watched = None;
         loop {
             let passage = self.volume.gate.enter(self.index).await;
             let epoch = self.epoch();
             let held_back = writer == Writer::User && self.volume.restore.holds_back(range.clone());
+            let held_back = held_back && !planted!("restore-takes-writes-back");
             let is_saved = !held_back && !epoch.needed.any_needed(range.clone());
             if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
                 let result = self.write_origin(offset, &content, durable).await;
@@ -147,8 +150,10 @@ impl<D: Disk> Lane<D> {
             if held_back {
                 self.volume.move_before_write(self, offset, &content).await?;
             } else if is_saved {
+                planted!("watch-logged-after-write", self.write_origin(offset, &content, durable).await?);
                 watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
             } else {
+                planted!("saved-after-the-write", self.write_origin(offset, &content, durable).await?);
                 self.save(&epoch, range.clone()).await?;
             }
         }
@@ -156,6 +161,7 @@ impl<D: Disk> Lane<D> {
 
     /// The write of a restore: it saves what is there like any write, but is not held back by its own restore.
     pub(crate) async fn write_back(&self, offset: u64, data: &[u8]) -> Result<()> {
+        planted!("restore-skips-the-save", return self.disks.origin.write(offset, data).await);
         // Boxed, because a user's write may move blocks, and so end up here.
         Box::pin(self.overwrite_blocks(offset, Content::Data(data), false, Writer::Restore)).await
     }
@@ -171,7 +177,7 @@ impl<D: Disk> Lane<D> {
             Content::Data(data) => origin.write(offset, data).await,
             Content::Zeroes { length_bytes, may_unmap } => {
                 origin.write_zeroes(offset, length_bytes, may_unmap).await?;
-                if durable {
+                if durable && !planted!("durable-zeroes-not-flushed") {
                     self.volume.flush_origin_unrecorded(&self.disks).await?;
                 }
                 Ok(())
@@ -203,7 +209,7 @@ impl<D: Disk> Lane<D> {
     async fn discard_unneeded(&self, start: u64, end: u64) -> Result<()> {
         let epoch = self.epoch();
         let skip = |block: u64| {
-            epoch.needed.is_needed(block)
+            planted!("discard-skips-the-save", false, epoch.needed.is_needed(block))
                 || self.volume.watch.is_watched(block)
                 || self.volume.restore.holds_back(block..block + 1)
         };

@@ -55,16 +55,20 @@ impl<D: Disk> Lane<D> {
         epoch.needed.claim(range.clone(), &mut claimed);
         if !claimed.is_empty() {
             self.volume.stats.saves.add(1);
+            planted!("waits-before-saving", epoch.needed.wait_unclaimed(range.clone()).await);
             match self.save_claimed(epoch, &claimed).await {
                 SaveOutcome::Saved => {}
-                SaveOutcome::Stale => epoch.needed.release(&claimed),
+                SaveOutcome::Stale => planted!("stale-claim-kept", (), epoch.needed.release(&claimed)),
                 SaveOutcome::Failed(error) => {
+                    planted!("failed-save-ignored", return mistakes::settle_unsaved(&epoch.needed, &claimed));
+                    planted!("failed-claim-kept", claimed.clear());
                     epoch.needed.release(&claimed);
                     self.volume.give_up_saving(&self.disks, epoch.number, error).await?;
                 }
             }
         }
-        epoch.needed.wait_unclaimed(range).await;
+        let waited = epoch.needed.wait_unclaimed(range).await;
+        self.volume.stats.claim_waits.add(u64::from(waited));
         Ok(())
     }
 
@@ -107,7 +111,7 @@ impl<D: Disk> Lane<D> {
             if let Err(error) = self.read_blocks(block, image).await {
                 tracing::error!(block, %error, "old content cannot be read; snapshots get an error there");
                 image.fill(0);
-                images.unreadable[slot + index] = true;
+                images.unreadable[slot + index] = !planted!("unreadable-saved-as-zeroes");
             }
         }
     }

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - State: one window of at most 64 pages, whatever the size of the run. It is refilled only when it is used up.
 //! - Entries come in strictly ascending order, also from page to page, or the cursor fails as corrupt.
-//! - A cursor that starts at the front ends after exactly the number of entries the catalog names.
+//! - A cursor that starts at the front ends after exactly the number of entries the catalog names; none of them lies
+//!   outside the blocks and epochs that it names.
 
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::entry::Entry;
@@ -108,6 +109,12 @@ impl Cursor {
         if self.previous.is_some_and(|previous| previous >= entry.key()) {
             let number = self.window_start + self.page as u64;
             return Err(self.run.identity(number).corrupt("begins before the page in front of it ends"));
+        }
+        let meta = self.run.meta();
+        let is_named = entry.block <= meta.last_block && entry.epoch <= meta.last_epoch;
+        if !is_named || self.passed == Some(meta.entries) {
+            let number = self.window_start + self.page as u64;
+            return Err(self.run.identity(number).corrupt("holds more than the catalog says of the run"));
         }
         self.slot += 1;
         self.previous = Some(entry.key());

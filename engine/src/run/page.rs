@@ -12,7 +12,7 @@ use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum::{salted, Kind};
 use crate::run::layout::PAGE_BYTES;
-use crate::units::{BlockIndex, Epoch};
+use crate::units::{BlockIndex, Epoch, BLOCK_MAX};
 use std::mem::size_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -22,7 +22,7 @@ pub(super) const LEAF_ENTRIES_MAX: usize = (PAGE_BYTES - HEADER_BYTES) / size_of
 /// Children of a full inner page.
 pub(super) const INNER_CHILDREN_MAX: usize = (PAGE_BYTES - HEADER_BYTES) / size_of::<RawChild>();
 /// Block numbers and store addresses are 48 bits wide on the store.
-pub(super) const NUMBER_MAX: u64 = (1 << 48) - 1;
+pub(super) const NUMBER_MAX: u64 = BLOCK_MAX;
 
 const HEADER_BYTES: usize = 32;
 const MAGIC: u32 = u32::from_le_bytes(*b"CrnR");

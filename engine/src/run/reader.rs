@@ -12,7 +12,7 @@ use crate::run::cache::PageCache;
 use crate::run::layout::{pages_for, RunLayout, RunMeta, RunShape, ENTRIES_MAX, PAGE_BYTES};
 use crate::run::page::{Key, Page, PageIdentity};
 use crate::sync::Arc;
-use crate::units::{BlockIndex, Epoch};
+use crate::units::{BlockIndex, Epoch, BLOCK_MAX};
 use std::ops::Range;
 
 /// A run that can be read: what the catalog remembers, and where the pages are. Immutable; shared by `Arc`.
@@ -41,6 +41,9 @@ impl Run {
         }
         if layout.segments.len() as u64 != RunLayout::segments_for(meta.pages, layout.segment_bytes) {
             return corrupt("a number of segments that does not fit its number of pages");
+        }
+        if meta.last_block > BLOCK_MAX || meta.last_epoch > Epoch::LAST {
+            return corrupt("blocks or epochs that no volume has");
         }
         if meta.first_block > meta.last_block || meta.first_epoch > meta.last_epoch {
             return corrupt("blocks or epochs that end before they begin");
@@ -92,7 +95,7 @@ impl Run {
         if !self.may_hold(&blocks, min_epoch) {
             return Ok(());
         }
-        let end = blocks.end.min(self.meta.last_block + 1);
+        let end = blocks.end.min(self.meta.last_block + planted!("last-of-run-missed", 0, 1));
         let mut block = blocks.start.max(self.meta.first_block);
         let mut leaf: Option<Arc<Page>> = None;
         while block < end {

@@ -117,7 +117,8 @@ impl RunWriter {
         }
         self.place_inner_rest(disk).await?;
         self.write_window(disk).await?;
-        flush_since(disk, self.flush_failures_before.unwrap_or_else(|| disk.flush_failures())).await?;
+        let failures_before = self.flush_failures_before.unwrap_or_else(|| disk.flush_failures());
+        planted!("run-left-volatile", Ok(()), flush_since(disk, failures_before).await)?;
 
         let RunShape { pages, height } = pages_for(self.entries);
         assert_eq!(self.pages, pages, "the shape follows from the number of entries");

@@ -7,7 +7,7 @@
 //!   stays on top.
 
 use super::disk::{Crash, IoCounts, SimDiskOptions};
-use super::faults::{FaultTarget, Faults};
+use super::faults::{Effect, FaultTarget, Faults};
 use super::image::{Content, Image};
 use crate::error::ErrorKind;
 use crate::units::TEAR_BYTES;
@@ -46,6 +46,15 @@ impl Request {
     }
 }
 
+impl Request {
+    /// What the journal says of it once it is done; only writes are noted.
+    fn written(&self, effect: Option<Effect>) -> Option<Written> {
+        let Request::Write { offset_bytes, content, .. } = self else { return None };
+        let astray = effect.is_some_and(Effect::is_silent);
+        Some(Written { offset_bytes: *offset_bytes, content: content.clone(), astray })
+    }
+}
+
 /// The bytes that a read gave; empty for the rest.
 pub(super) type Outcome = Result<Vec<u8>, ErrorKind>;
 
@@ -75,9 +84,37 @@ struct Flight {
     request: Request,
     submitted: u64,
     failure: Option<ErrorKind>,
+    /// How often it is passed over before it completes.
+    delay: u32,
+    /// What the journal will say of it.
+    written: Option<Written>,
     /// What the range held at submission: a read sees each sector as it was then or as it is at completion.
     early: Vec<u8>,
     waker: Option<Waker>,
+}
+
+/// A write that was reported as done: what was meant to land, and where.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Where it was meant to land.
+    pub offset_bytes: u64,
+    content: Content,
+    /// It was lost or went astray.
+    pub astray: bool,
+}
+
+impl Written {
+    /// The first bytes of it, up to a page.
+    pub fn head(&self) -> Vec<u8> {
+        let mut head = vec![0; self.content.length_bytes().min(4096) as usize];
+        self.content.copy_to(&mut head);
+        head
+    }
+
+    /// How long it is.
+    pub fn length_bytes(&self) -> u64 {
+        self.content.length_bytes()
+    }
 }
 
 /// The device behind any number of handles.
@@ -91,6 +128,8 @@ pub(super) struct Device {
     pub(super) dead: bool,
     /// Flushes that failed.
     pub(super) flush_failures: u64,
+    /// Writes that were reported as done, in that order, where somebody wants to know.
+    pub(super) journal: Option<Vec<Written>>,
     visible: Image,
     durable: Image,
     volatile: Vec<Volatile>,
@@ -111,6 +150,7 @@ impl Device {
             deferred: false,
             dead: false,
             flush_failures: 0,
+            journal: None,
             visible: Image::default(),
             durable: Image::default(),
             volatile: Vec::new(),
@@ -138,16 +178,21 @@ impl Device {
         self.visible.stored_bytes()
     }
 
-    pub(super) fn submit(&mut self, request: Request) -> u64 {
+    pub(super) fn submit(&mut self, mut request: Request) -> u64 {
         assert!(!self.dead, "{}: a request to a device that is gone", self.options.name);
         let submitted = self.now();
         let range_bytes = request.range_bytes();
         (request.target(), range_bytes.start, range_bytes.end).hash(&mut self.events);
         self.counts.count(&request);
-        let mut failure = self.faults.strike(request.target(), range_bytes.clone());
-        if range_bytes.end > self.options.size_bytes {
-            failure = Some(ErrorKind::Invalid);
-        }
+        let effect = self.faults.strike(request.target(), range_bytes.clone());
+        let failure = match effect {
+            _ if range_bytes.end > self.options.size_bytes => Some(ErrorKind::Invalid),
+            Some(Effect::Fail(kind)) => Some(kind),
+            _ => None,
+        };
+        let delay = if let Some(Effect::Delay(turns)) = effect { turns } else { 0 };
+        let written = self.journal.is_some().then(|| request.written(effect)).flatten();
+        self.lead_astray(&mut request, effect);
         let mut early = Vec::new();
         match &request {
             Request::Read { .. } if failure.is_none() && self.deferred => early = self.peek(range_bytes),
@@ -162,11 +207,23 @@ impl Device {
             _ => {}
         }
         let id = submitted;
-        self.flights.push(Flight { id, request, submitted, failure, early, waker: None });
+        self.flights.push(Flight { id, request, submitted, failure, delay, written, early, waker: None });
         if !self.deferred {
             self.complete(self.flights.len() - 1);
         }
         id
+    }
+
+    /// A write that is lost writes nothing; one that is misdirected lands elsewhere, as far as the device reaches.
+    fn lead_astray(&self, request: &mut Request, effect: Option<Effect>) {
+        let Request::Write { offset_bytes, content, .. } = request else { return };
+        match effect {
+            Some(Effect::Misdirect(to_bytes)) if to_bytes + content.length_bytes() <= self.options.size_bytes => {
+                *offset_bytes = to_bytes;
+            }
+            Some(Effect::Lose | Effect::Misdirect(_)) => *content = Content::Zeroes(0),
+            _ => {}
+        }
     }
 
     /// The outcome of a request if there is one; else `waker` will be woken.
@@ -186,7 +243,11 @@ impl Device {
 
     /// Completes the `index`-th request under way and wakes its task.
     pub(super) fn complete(&mut self, index: usize) {
-        let flight = self.flights.swap_remove(index);
+        if self.deferred && self.flights[index].delay > 0 {
+            self.flights[index].delay -= 1;
+            return;
+        }
+        let mut flight = self.flights.swap_remove(index);
         let completed = self.now();
         flight.id.hash(&mut self.events);
         let outcome = match flight.failure {
@@ -196,6 +257,9 @@ impl Device {
             }
             None => Ok(self.succeed(&flight, completed)),
         };
+        if let (Some(journal), Some(written), Ok(_)) = (&mut self.journal, flight.written.take(), &outcome) {
+            journal.push(written);
+        }
         self.outcomes.insert(flight.id, outcome);
         if let Some(waker) = flight.waker {
             waker.wake();

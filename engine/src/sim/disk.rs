@@ -6,7 +6,7 @@
 //! - A future dropped with a request under way is a broken contract and panics, unless the whole machine was killed.
 
 use super::device::{Device, Outcome, Request};
-use super::faults::Fault;
+use super::faults::{Fault, Strike};
 use super::image::Content;
 use crate::disk::{flush_since, Disk};
 use crate::error::{Error, Result};
@@ -14,6 +14,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+
+pub use super::device::Written;
 
 /// How a simulated disk is built.
 #[derive(Clone, Debug)]
@@ -117,6 +119,26 @@ impl SimDisk {
     /// How many requests faults have struck.
     pub fn faults_struck(&self) -> u64 {
         self.device().faults.struck()
+    }
+
+    /// What faults did since the device was made, from the `from`-th strike on.
+    pub fn strikes(&self, from: u64) -> Vec<Strike> {
+        self.device().faults.strikes()[from as usize..].to_vec()
+    }
+
+    /// The faults that may still strike.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.device().faults.active().to_vec()
+    }
+
+    /// From now on writes that are reported as done are noted.
+    pub fn keep_journal(&self) {
+        self.device().journal.get_or_insert_default();
+    }
+
+    /// What was noted since the last call.
+    pub fn take_journal(&self) -> Vec<Written> {
+        self.device().journal.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// What a reader would see, without a request.

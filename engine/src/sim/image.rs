@@ -52,6 +52,14 @@ impl Content {
         }
     }
 
+    /// Copies its first bytes.
+    pub(super) fn copy_to(&self, target: &mut [u8]) {
+        for (_, _, span) in spans(0, target.len() as u64) {
+            let source = self.within_page(span.start as u64, span.len());
+            target[span].copy_from_slice(source);
+        }
+    }
+
     /// The part of it that starts `skip_bytes` in.
     pub(super) fn part(&self, skip_bytes: u64, length_bytes: u64) -> Content {
         assert!(skip_bytes + length_bytes <= self.length_bytes());

@@ -6,6 +6,7 @@
 
 mod device;
 pub mod disk;
+pub mod enumerate;
 pub mod executor;
 pub mod faults;
 pub mod history;
@@ -14,7 +15,7 @@ pub mod oracle;
 pub mod rig;
 pub mod stamp;
 
-pub use disk::{Crash, IoCounts, SimDisk, SimDiskOptions};
+pub use disk::{Crash, IoCounts, SimDisk, SimDiskOptions, Written};
 pub use executor::{block_on, Handle, Scheduler};
-pub use faults::{Fault, FaultTarget, Faults};
+pub use faults::{Effect, Fault, FaultTarget, Faults, Strike};
 pub use oracle::{Change, Existence, Oracle};

@@ -314,6 +314,11 @@ impl Oracle {
         self.snapshots.iter().map(|(name, snapshot)| (name.as_str(), snapshot.existence))
     }
 
+    /// Whether a snapshot must exist; none if the model does not know it.
+    pub fn existence(&self, name: &str) -> Option<Existence> {
+        self.snapshots.get(name).map(|snapshot| snapshot.existence)
+    }
+
     /// Sectors of 512 bytes in a snapshot; none if the model does not know it.
     pub fn snapshot_sectors(&self, name: &str) -> Option<u64> {
         self.snapshots.get(name).map(|snapshot| snapshot.cells.len() as u64)
@@ -351,10 +356,15 @@ impl Oracle {
 
     /// The whole volume gave `content` while nothing was under way: that is what is there. `durable` after power loss.
     pub fn observe_volume(&mut self, content: &[u8], durable: bool) -> Result<(), String> {
-        assert!(self.underway.is_empty());
         assert_eq!(content.len(), self.sectors.len() * TEAR_BYTES);
+        self.observe_sectors(0, content, durable)
+    }
+
+    /// The same of a part of the volume, for where the rest cannot be read.
+    pub fn observe_sectors(&mut self, first_sector: u64, content: &[u8], durable: bool) -> Result<(), String> {
+        assert!(self.underway.is_empty());
         let now = self.tick();
-        for (sector, content) in (0..).zip(content.chunks_exact(TEAR_BYTES)) {
+        for (sector, content) in (first_sector..).zip(content.chunks_exact(TEAR_BYTES)) {
             let value = read_stamp(sector, content);
             let legal = self.visible(sector, now, now);
             if !legal.iter().any(|version| version.matches(value)) {
@@ -377,11 +387,27 @@ impl Oracle {
 
     /// Whether all of `content` is legal for the volume now, without following it.
     pub fn permits(&self, content: &[u8]) -> bool {
-        let legal = |(sector, content): (u64, &[u8])| {
-            let value = read_stamp(sector, content);
-            self.visible(sector, self.now + 1, self.now + 1).iter().any(|version| version.matches(value))
-        };
-        (0..).zip(content.chunks_exact(TEAR_BYTES)).all(legal)
+        (0..).zip(content.chunks_exact(TEAR_BYTES)).all(|(sector, content)| self.permits_sector(sector, content))
+    }
+
+    /// Whether this content of one sector is legal for the volume now, without following it.
+    pub fn permits_sector(&self, sector: u64, content: &[u8]) -> bool {
+        let value = read_stamp(sector, content);
+        self.visible(sector, self.now + 1, self.now + 1).iter().any(|version| version.matches(value))
+    }
+
+    /// What a sector of the volume may hold while nothing is under way; none for anything.
+    pub fn legal(&self, sector: u64) -> Option<Vec<Value>> {
+        self.visible(sector, self.now + 1, self.now + 1).iter().map(|version| version.value).collect()
+    }
+
+    /// What a sector of a snapshot may hold; none for anything. Which instant explains all of them is not asked.
+    pub fn snapshot_legal(&self, name: &str, sector: u64) -> Option<Vec<Value>> {
+        let snapshot = self.snapshots.get(name)?;
+        match &snapshot.cells[sector as usize] {
+            Cell::Exactly(value) => Some(vec![*value]),
+            Cell::OneOf(candidates) => candidates.iter().map(|candidate| candidate.value).collect(),
+        }
     }
 
     fn explain(&self, whose: &str, sector: u64, value: Value, legal: &[Version]) -> String {

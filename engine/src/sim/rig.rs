@@ -27,6 +27,16 @@ impl StateDirectory {
         StateDirectory { failing: true, ..StateDirectory::default() }
     }
 
+    /// Whether nothing can be recorded.
+    pub fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// Forgets what was recorded: the store has it.
+    pub fn clear(&self) {
+        *self.recorded.lock().expect("no holder of this lock panics") = None;
+    }
+
     /// What was recorded last.
     pub fn recorded(&self) -> Option<BrokenElsewhere> {
         self.recorded.lock().expect("no holder of this lock panics").clone()

@@ -9,7 +9,30 @@ use crate::sync::atomic::Ordering;
 /// Failures in a row of background work that concerns the store before saving is given up.
 const FAILURES_MAX: u32 = 8;
 
+/// What background work is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing, or something that takes no time.
+    #[default]
+    Idle,
+    /// It writes what was saved in memory as a run.
+    Sealing,
+    /// It merges runs.
+    Merging,
+    /// It moves blocks of a restore.
+    Restoring,
+}
+
 impl Volume {
+    /// What background work is doing now.
+    pub fn background_activity(&self) -> Activity {
+        *self.activity.lock().expect("no holder of this lock panics")
+    }
+
+    pub(crate) fn is_busy_with(&self, activity: Activity) {
+        *self.activity.lock().expect("no holder of this lock panics") = activity;
+    }
+
     /// One unit of topping up, sealing, merging, freeing or moving; false when there is nothing to do. `lane` is the
     /// control thread's own. One caller at a time.
     pub async fn background_step<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
@@ -18,6 +41,7 @@ impl Volume {
         }
         lane.work_in_background();
         let result = self.background_unit(lane).await;
+        self.is_busy_with(Activity::Idle);
         match &result {
             Ok(_) => self.background_failures.store(0, Ordering::Relaxed),
             Err(error) => {

@@ -3,7 +3,7 @@
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::geometry::{Geometry, SEGMENT_BYTES_MIN};
+use crate::format::geometry::{Geometry, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_COUNT_MAX};
 use crate::format::item::{Item, VolumeFacts};
 use crate::format::superblock::{self, OriginIdentity, Superblock};
 use crate::snapshot::Snapshot;
@@ -51,13 +51,24 @@ pub async fn create<D: Disk>(disks: &Disks<D>, options: &CreateOptions) -> Resul
         return Err(Error::new(ErrorKind::NoSpace, "create", "store").saying(message));
     }
     let automatic = (store_bytes / SEGMENTS_WANTED).next_power_of_two();
-    let automatic = automatic.clamp(SEGMENT_BYTES_DEFAULT_MIN, SEGMENT_BYTES_DEFAULT_MAX) as u32;
+    let automatic = automatic.clamp(SEGMENT_BYTES_DEFAULT_MIN, SEGMENT_BYTES_DEFAULT_MAX);
+    let least = store_bytes.div_ceil(u64::from(SEGMENT_COUNT_MAX)).next_power_of_two();
+    let automatic = automatic.max(least).min(u64::from(SEGMENT_BYTES_MAX)) as u32;
     let segment_bytes = options.segment_bytes.unwrap_or(automatic);
     if !segment_bytes.is_power_of_two() || segment_bytes < SEGMENT_BYTES_MIN {
         let message = format!("{segment_bytes} is no segment size; use a power of two from {SEGMENT_BYTES_MIN} on");
         return Err(Error::new(ErrorKind::Invalid, "create", "store").saying(message));
     }
-    let geometry = Geometry::plan(store_bytes, segment_bytes)?;
+    create_with_geometry(disks, options, Geometry::plan(store_bytes, segment_bytes)?).await
+}
+
+/// The same where it is known where everything lies.
+pub(crate) async fn create_with_geometry<D: Disk>(
+    disks: &Disks<D>,
+    options: &CreateOptions,
+    geometry: Geometry,
+) -> Result<()> {
+    let size_bytes = disks.origin.size_bytes();
     let origin = OriginIdentity { size_bytes, sector_bytes: disks.origin.sector_bytes() };
     let mut superblock = Superblock::new(options.store_id, options.volume_id, geometry, origin);
     superblock.clean = true;

@@ -93,12 +93,14 @@ impl Volume {
         ledger.catalog.prepare_append(&disks.store, &items).await?;
         self.hold_writes();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
+            planted!("gate-left-closed", return Err(error));
             self.release_writes();
             self.record_failed_flush(&mut ledger, disks).await;
             self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
             return Err(error);
         }
         let result = ledger.catalog.append(&disks.store, &items).await;
+        let result = planted!("doubtful-cut-not-switched", Ok(result.inspect_err(|_| self.gate.open())?), result);
         if result.is_err() {
             // In doubt. The epoch switches, so that the snapshot is exact should it reappear.
             ledger.in_memory(&items);
@@ -115,9 +117,11 @@ impl Volume {
 
     /// With the gate closed: waits for origin writes in flight, then makes them durable, within the deadline.
     async fn drain_and_flush<D: Disk>(&self, disks: &Disks<D>, deadline: &Deadline) -> Result<()> {
-        if !self.gate.drain(deadline).await || deadline.expired() {
+        let drained = planted!("epoch-switched-before-drain") || self.gate.drain(deadline).await;
+        if !drained || deadline.expired() {
             return Err(timed_out());
         }
+        planted!("cut-without-flush", return Ok(()));
         match select(pin!(self.flush_origin_unrecorded(disks)), pin!(deadline.wait())).await {
             Either::Left((result, _)) => result,
             Either::Right((_, flush)) => {

@@ -22,10 +22,18 @@ impl Volume {
     /// The same, but the caller records a failure once it has left the gate or has the ledger to do so.
     pub(crate) async fn flush_origin_unrecorded<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         self.refuse_after_failed_flush()?;
+        planted!("flush-of-the-wrong-device", return disks.store.flush().await);
+        planted!("flush-ignores-other-lanes", return self.latch_failed_flush(disks.origin.flush().await));
         // Another lane's flush may have failed and lost what this one is about, and that lane may not have said so yet.
         let result = flush_since(&disks.origin, self.origin_flush_failures).await;
+        let result = planted!("failed-flush-retried", result.or(disks.origin.flush().await), result);
         self.latch_failed_flush(result)?;
         self.refuse_after_failed_flush()
+    }
+
+    /// Whether a flush failed, in this process or an earlier one, and nobody has cleared that.
+    pub fn is_flush_failed(&self) -> bool {
+        self.flush_failed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn refuse_after_failed_flush(&self) -> Result<()> {

@@ -150,7 +150,8 @@ pub(crate) struct Groups {
 impl Groups {
     /// Which group; `None` for epochs before the oldest whole snapshot, which are dead.
     pub(crate) fn of(&self, epoch: Epoch) -> Option<usize> {
-        self.starts.partition_point(|start| *start <= epoch).checked_sub(1)
+        let is_reached = |start: &Epoch| planted!("merge-drops-the-cut", *start < epoch, *start <= epoch);
+        self.starts.partition_point(is_reached).checked_sub(1)
     }
 }
 

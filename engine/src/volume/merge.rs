@@ -7,6 +7,7 @@
 //! - Runs of epochs that the needed map is rebuilt from at an attach are not merged with older ones: what an attach
 //!   reads does not grow with what is saved.
 
+use super::background::Activity;
 use super::ledger::{Groups, Ledger};
 use super::seal::run_items;
 use super::views::ViewGuard;
@@ -46,6 +47,7 @@ impl Volume {
     /// Merges runs if that pays. True if it did.
     pub(crate) async fn merge_next<D: Disk>(&self, disks: &Disks<D>) -> Result<bool> {
         let Some(plan) = self.plan_merge().await else { return Ok(false) };
+        self.is_busy_with(Activity::Merging);
         let merged = self.write_merged(disks, &plan).await;
         let mut ledger = self.ledger.lock().await;
         match merged {
@@ -125,8 +127,8 @@ impl Volume {
             }
             let Merged::Kept(entry) = merged else { continue };
             writer.push(&disks.store, entry).await?;
-            if entry.address != crate::entry::UNREADABLE {
-                *live.entry(self.places.segment_of(entry.address)).or_default() += 1;
+            if let Some(segment) = self.places.segment_of(entry.address) {
+                *live.entry(segment).or_default() += 1;
             }
         }
         if writer.entries() == 0 {
@@ -152,8 +154,10 @@ impl Volume {
             return Ok(());
         }
         let segments = &ledger.catalog.state().segments;
+        let count_dead = planted!("merge-frees-shared-segment", 8, 0);
+        let is_live = |segment: &SegmentIndex| live.get(segment).is_some_and(|count| *count > count_dead);
         let is_dead = |segment: &SegmentIndex| match segments[*segment as usize].state {
-            SegmentState::Data { epoch } => plan.complete.contains(&epoch) && !live.contains_key(segment),
+            SegmentState::Data { epoch } => plan.complete.contains(&epoch) && !is_live(segment),
             _ => false,
         };
         let mut freed: Vec<SegmentIndex> = (0..segments.len() as SegmentIndex).filter(is_dead).collect();

@@ -28,7 +28,10 @@ mod seal;
 mod switch;
 pub(crate) mod views;
 
+pub use background::Activity;
 pub use check::{check_store, CheckOptions, Finding};
+#[cfg(feature = "sim")]
+pub(crate) use create::create_with_geometry;
 pub use create::{create, destroy, inspect, StoreInfo};
 pub use cut::CutObserver;
 pub use options::{Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions};
@@ -71,8 +74,10 @@ impl SegmentPlaces {
         self.segment_start_bytes(segment) + self.segment_bytes
     }
 
-    pub(crate) fn segment_of(&self, address: u64) -> SegmentIndex {
-        ((address * BLOCK_BYTES as u64 - self.base_bytes) / self.segment_bytes) as SegmentIndex
+    /// The segment that a block of the store lies in; none in front of them all. What an index says need not be true.
+    pub(crate) fn segment_of(&self, address: u64) -> Option<SegmentIndex> {
+        let within_bytes = (address * BLOCK_BYTES as u64).checked_sub(self.base_bytes)?;
+        SegmentIndex::try_from(within_bytes / self.segment_bytes).ok()
     }
 }
 
@@ -109,6 +114,7 @@ pub struct Volume {
     background_failures: AtomicU32,
     /// Failed flushes of the origin when the volume was opened; with one more no flush of it succeeds.
     origin_flush_failures: u64,
+    activity: Mutex<Activity>,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }

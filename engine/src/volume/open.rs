@@ -38,13 +38,15 @@ impl Volume {
         refuse_wrong_origin(disks, &catalog)?;
         let breaks = reasons_to_break(disks, &catalog, &options).await?;
         // A record may be readable and still volatile: flush first, then trust what is read.
-        disks.store.flush().await?;
+        planted!("attach-trusts-volatile", Ok(()), disks.store.flush().await)?;
         // Whose the store was and how it ended stays until what follows from it is durable.
         catalog.superblock_update(&disks.store, |superblock| superblock.session += 1).await?;
+        planted!("host-recorded-too-early", mistakes::record_host(&mut catalog, disks, options.host_id).await?);
         let geometry = catalog.superblock().geometry;
         let segment_bytes = u64::from(geometry.segment_bytes);
         let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
         let recovered = recover(&disks.store, &catalog, places).await?;
+        let (gaps, torn) = (recovered.gaps, recovered.torn);
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
         let latched = options.broken_elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.flush_failed);
@@ -60,6 +62,8 @@ impl Volume {
             .await?;
         let mut volume = assemble(ledger, places, watch, options)?;
         volume.origin_flush_failures = disks.origin.flush_failures();
+        volume.stats.records_lost.add(gaps);
+        volume.stats.records_torn.add(torn);
         volume.load_needed(disks).await?;
         Ok(Arc::new(volume))
     }
@@ -82,6 +86,7 @@ impl Volume {
 
     async fn load_needed_once<D: Disk>(&self, disks: &Disks<D>) -> std::result::Result<(), (Epoch, Error)> {
         let Some(youngest) = self.ledger.lock().await.whole().next_back() else { return Ok(()) };
+        planted!("second-save-wins", return Ok(()));
         let (active, view) = (self.active_epoch(), self.view_now());
         for run in view.runs.iter().filter(|run| run.meta().last_epoch >= youngest) {
             let mut cursor = run.scan_all();
@@ -204,7 +209,8 @@ async fn install<D: Disk>(
     let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
     let active_epoch = facts.active_epoch.max(youngest);
     let latched = (facts.flush_failed || latched_elsewhere) && !accept.failed_flush;
-    let flushed = disks.origin.flush().await;
+    let latched = latched && !planted!("flush-latch-reset-at-attach");
+    let flushed = planted!("origin-not-flushed-at-attach", Ok(()), disks.origin.flush().await);
     if let Err(error) = &flushed {
         tracing::error!(%error, "the origin cannot be flushed");
     }
@@ -219,6 +225,7 @@ async fn install<D: Disk>(
     };
     items.push(Item::SampleReset);
     items.extend(log.items());
+    planted!("recovery-in-two-steps", ledger.catalog.append(&disks.store, &items.split_off(items.len() / 2)).await?);
     ledger.catalog.append(&disks.store, &items).await?;
     ledger.give_back(recovered.unused);
     Ok(Watch::new(key, log))
@@ -325,7 +332,10 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
     let blocks = blocks_for(facts.size_bytes);
     let active = EpochState::new(facts.active_epoch, blocks, horizon != NO_EPOCH, options.lanes);
     let view = View { runs, maps: vec![active.saved_now()] };
-    view.check_order();
+    if !view.is_ordered() {
+        let message = "the epochs of its index runs overlap; the origin is whole and can be used without Cairn";
+        return Err(Error::new(ErrorKind::Corrupt, "attach", "store").saying(message));
+    }
     // More epochs than snapshots: some group has several, so it may hold duplicates.
     let epochs = facts.active_epoch.0.saturating_sub(horizon.0.saturating_sub(1));
     ledger.groups_joined = horizon != NO_EPOCH && epochs > ledger.whole().count() as u64;
@@ -343,7 +353,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
         watch,
-        restore: RestoreState::new(restore),
+        restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
         stats: Default::default(),
         work: Default::default(),
@@ -355,6 +365,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
         origin_flush_failures: 0,
+        activity: Mutex::default(),
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
         ledger: crate::sync::lock::Mutex::new(ledger),

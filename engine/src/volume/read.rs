@@ -97,9 +97,11 @@ impl Volume {
             if missing.is_empty() {
                 return Ok(content);
             }
+            let earlier = planted!("second-look-in-old-view").then(|| self.view_now());
             self.read_missing(disks, range.start, &missing, &mut content).await?;
+            planted!("no-second-look", return Ok(content));
             // Look again, in the index as it is now.
-            let view = self.view_now();
+            let view = earlier.unwrap_or_else(|| self.view_now());
             view.find_range(&disks.store, &self.cache, range.clone(), epoch, &mut found).await?;
             if missing.iter().all(|&slot| found[slot].is_none()) {
                 return Ok(content);
@@ -201,6 +203,7 @@ impl Volume {
 /// The image is what was saved, or the read fails.
 pub(crate) fn verify(entry: &Entry, image: &[u8]) -> Result<()> {
     assert_eq!(image.len(), BLOCK_BYTES);
+    planted!("image-not-verified", return Ok(()));
     if checksum::image(image) == entry.checksum {
         return Ok(());
     }

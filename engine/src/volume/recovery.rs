@@ -39,6 +39,10 @@ pub(super) struct Recovered {
     pub(super) unused: Vec<SegmentIndex>,
     /// Snapshots up to this epoch may depend on a record that was lost.
     pub(super) lost_through: Option<Epoch>,
+    /// Gaps in the lanes' logs.
+    pub(super) gaps: u64,
+    /// Torn records that ended a lane's log.
+    pub(super) torn: u64,
 }
 
 /// Bytes read at once while looking for headers.
@@ -52,13 +56,13 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
     let state = catalog.state();
     let mut recovered = Recovered::default();
     let mut lanes: BTreeMap<u16, BTreeMap<u64, Found>> = BTreeMap::new();
+    let mut reader = SegmentReader::new(store, places);
     for (index, record) in state.segments.iter().enumerate() {
         let SegmentState::Lane { lane } = record.state else { continue };
         let (segment, incarnation) = (index as SegmentIndex, record.incarnation);
         let home = RecordHome { store: catalog.superblock().store_id, lane, segment, incarnation };
-        let mut reader = SegmentReader::new(store, places, segment);
-        let found = reader.scan(&home).await;
-        if reader.unreadable {
+        let found = reader.scan(segment, &home).await;
+        if std::mem::take(&mut reader.unreadable) {
             // Which records were there cannot be known.
             recovered.lose_through(state.volume.active_epoch);
         }
@@ -70,7 +74,7 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
         for record in found {
             match records.get(&record.header.sequence) {
                 // The lower attempts had failed before the highest was made.
-                Some(other) if other.header.attempt >= record.header.attempt => {}
+                Some(other) if other.header.attempt >= record.header.attempt || planted!("first-attempt-counts") => {}
                 _ => drop(records.insert(record.header.sequence, record)),
             }
         }
@@ -90,10 +94,11 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
 /// The last record of a lane: torn, or from now on durable. Nobody may have heard that it completed; a flush that
 /// failed may have left it readable only.
 async fn settle_last<D: Disk>(store: &D, record: &mut Found) -> Result<()> {
-    record.torn = is_torn(store, record).await;
+    record.torn = planted!("torn-record-accepted", false, is_torn(store, record).await);
     if record.torn {
         return Ok(());
     }
+    planted!("attach-trusts-volatile", return Ok(()));
     let mut bytes = aligned_buffer(record.header.length_bytes());
     match store.read(record.address_bytes, &mut bytes).await {
         Ok(()) => store.write_durable(record.address_bytes, &bytes).await,
@@ -117,7 +122,7 @@ async fn is_torn<D: Disk>(store: &D, record: &Found) -> bool {
     false
 }
 
-/// Looks for records in one segment through a window that moves forward.
+/// Looks for records in segments, one after the other, through a window that moves forward.
 struct SegmentReader<'a, D> {
     store: &'a D,
     places: SegmentPlaces,
@@ -130,13 +135,16 @@ struct SegmentReader<'a, D> {
 }
 
 impl<'a, D: Disk> SegmentReader<'a, D> {
-    fn new(store: &'a D, places: SegmentPlaces, segment: SegmentIndex) -> Self {
-        let window = aligned_buffer(WINDOW_BYTES.min(places.segment_bytes as usize));
-        SegmentReader { store, places, segment, window, window_bytes: 0..0, unreadable: false }
+    fn new(store: &'a D, places: SegmentPlaces) -> Self {
+        SegmentReader { store, places, segment: 0, window: aligned_buffer(0), window_bytes: 0..0, unreadable: false }
     }
 
     /// Every valid record, also behind damaged ones.
-    async fn scan(&mut self, home: &RecordHome) -> Vec<Found> {
+    async fn scan(&mut self, segment: SegmentIndex, home: &RecordHome) -> Vec<Found> {
+        (self.segment, self.window_bytes) = (segment, 0..0);
+        if self.window.is_empty() {
+            self.window = aligned_buffer(WINDOW_BYTES.min(self.places.segment_bytes as usize));
+        }
         let length = self.places.segment_bytes as usize;
         let start = self.places.segment_start_bytes(self.segment);
         let (mut found, mut at, mut missed) = (Vec::new(), 0, 0);
@@ -179,7 +187,7 @@ impl<'a, D: Disk> SegmentReader<'a, D> {
             if let Err(error) = self.store.read(start + (index * BLOCK_BYTES) as u64, block).await {
                 tracing::error!(%error, segment = self.segment, "a block of the log cannot be read");
                 block.fill(0);
-                self.unreadable = true;
+                self.unreadable = !planted!("read-error-ends-the-log");
             }
         }
     }
@@ -196,13 +204,16 @@ impl Recovered {
         let (mut expected, mut attempt) = (indexed + 1, None);
         for (&sequence, record) in records.range(indexed + 1..) {
             let header = &record.header;
-            if sequence != expected || attempt.is_some_and(|attempt| attempt != header.predecessor_attempt) {
+            let is_gap = sequence != expected && !planted!("lost-record-unnoticed");
+            if is_gap || attempt.is_some_and(|attempt| attempt != header.predecessor_attempt) {
                 // The records in between, or the attempt that counted, had completed, because this one was submitted.
                 self.lose_through(header.epoch);
+                self.gaps += 1;
             }
             (expected, attempt) = (sequence + 1, Some(header.attempt));
             if record.torn && sequence == last {
                 // Torn: it never completed, so nothing it saved was overwritten.
+                self.torn += 1;
                 return;
             }
             self.take_over(record);

@@ -7,6 +7,7 @@
 //! - After a crash unmoved blocks are moved again; moved ones never: they may have been written since.
 //! - While a restore is under way nothing cuts, deletes, grows or detaches.
 
+use super::background::Activity;
 use super::Volume;
 use crate::catalog::state::RestoreRecord;
 use crate::deadline::Deadline;
@@ -290,7 +291,7 @@ impl Volume {
 
     /// What was moved is durable, and then the catalog says so.
     async fn mark_moved<D: Disk>(&self, lane: &Lane<D>, range: Range<BlockIndex>) -> Result<()> {
-        self.flush_origin(lane.disks()).await?;
+        planted!("moved-mark-before-flush", Ok(()), self.flush_origin(lane.disks()).await)?;
         let count_blocks = range.end - range.start;
         self.note_restore(lane, Item::RestoreMoved { start_block: range.start, count_blocks }).await?;
         let mut unmovable = self.restore.unmovable.lock().expect("no holder of this lock panics");
@@ -325,6 +326,7 @@ impl Volume {
             // Only writes of whole blocks can help now.
             return Ok(false);
         };
+        self.is_busy_with(Activity::Restoring);
         let end = blocks.min(start + self.limits.restore_step_blocks);
         let at = self.move_saved_since(lane, target, start..end).await?.min(blocks);
         let holes = self.restore.unmovable();
@@ -332,7 +334,7 @@ impl Volume {
             self.mark_moved_but_unmovable(lane, start..at).await?;
             return Ok(true);
         }
-        self.flush_origin(lane.disks()).await?;
+        planted!("moved-mark-before-flush", Ok(()), self.flush_origin(lane.disks()).await)?;
         let item = match at {
             at if at >= blocks && holes.is_empty() => Item::RestoreEnd,
             at => Item::RestorePut { target_epoch: target, before_epoch: before, cursor_block: at },
@@ -363,7 +365,8 @@ impl Volume {
 
     async fn note_restore<D: Disk>(&self, lane: &Lane<D>, item: Item) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
-        ledger.catalog.append(&lane.disks().store, &[item]).await?;
+        let (catalog, store) = (&mut ledger.catalog, &lane.disks().store);
+        planted!("moved-mark-volatile", catalog.apply_in_memory(&[item]), catalog.append(store, &[item]).await)?;
         self.restore.set(ledger.catalog.state().restore.clone());
         Ok(())
     }

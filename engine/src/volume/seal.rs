@@ -6,6 +6,7 @@
 //! - One catalog record installs the run, turns the lanes' finished segments into data segments, and says up to which
 //!   record each lane is covered; until then recovery reads the records themselves.
 
+use super::background::Activity;
 use super::failure::Room;
 use super::ledger::Ledger;
 use super::Volume;
@@ -65,7 +66,7 @@ impl Volume {
         let fresh = Arc::new(SavedMap::new(epoch.number));
         let map = std::mem::replace(&mut *saved, fresh.clone());
         self.replace_view(Vec::new(), |view| view.maps.push(fresh));
-        let published = Some(epoch.published());
+        let published = planted!("spill-covers-too-much", None, Some(epoch.published()));
         drop(saved);
         ledger.to_seal.push_back(Frozen { epoch, map, published });
         true
@@ -94,6 +95,7 @@ impl Volume {
         };
         let run = ledger.next_run();
         drop(ledger);
+        self.is_busy_with(Activity::Sealing);
         let written = self.write_run(disks, run, &layout, &entries).await;
         let mut ledger = self.ledger.lock().await;
         let (run, unused) = match written {

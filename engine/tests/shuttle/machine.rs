@@ -152,8 +152,8 @@ impl Machine {
         let disks = self.disks();
         for name in SNAPSHOTS {
             let cut = self.judge.cut_begins();
-            let taken = self.volume.snapshot(&disks, &snapshot_name(name), snapshot_options(), &Deadline::new());
-            block_on(taken).expect("the disks work");
+            let (snapshot, deadline) = (snapshot_name(name), Deadline::new());
+            block_on(self.volume.snapshot(&disks, &snapshot, snapshot_options(), &deadline)).expect("the disks work");
             self.judge.cut_ends(name, cut);
         }
         match block_on(self.volume.delete(&disks, &snapshot_name(SNAPSHOTS[0]))) {
@@ -164,7 +164,10 @@ impl Machine {
 
     /// Reads a snapshot if there is one, in pieces that need not be whole blocks.
     fn read_snapshot(&self, disks: &Disks<SlowDisk>, name: &str) {
-        let Ok(handle) = block_on(self.volume.snapshot_handle(&snapshot_name(name))) else { return };
+        let handle = match block_on(self.volume.snapshot_handle(&snapshot_name(name))) {
+            Ok(handle) => handle,
+            Err(error) => return assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        };
         let mut content = aligned_buffer(((BLOCKS.end - BLOCKS.start) as usize) * BLOCK_BYTES);
         let offset_bytes = BLOCKS.start * BLOCK_BYTES as u64;
         block_on(self.volume.read_snapshot(disks, &handle, offset_bytes, &mut content)).expect("the disks work");

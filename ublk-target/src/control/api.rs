@@ -6,6 +6,7 @@
 //! - Requests refuse keys they do not know; answers may gain keys, so clients ignore those they do not know.
 
 pub use super::timestamp::Timestamp;
+use cairn_engine::snapshot::{self, Snapshot};
 use serde::{Deserialize, Serialize};
 
 /// Version of the API; the first part of every path, as in `/v1/volume`.
@@ -173,6 +174,28 @@ pub struct SnapshotReport {
     pub state_reason: Option<String>,
     /// Where it is exposed; null where it is not.
     pub exposed: Option<ExposeReport>,
+}
+
+impl SnapshotReport {
+    /// What the engine says of a snapshot, and where it is exposed.
+    pub fn of(snapshot: &Snapshot, exposed: Option<ExposeReport>) -> SnapshotReport {
+        let broken = snapshot.broken.as_ref();
+        SnapshotReport {
+            name: snapshot.name.to_string(),
+            epoch: snapshot.epoch.0,
+            created_at: Timestamp::from_unix_ms(snapshot.created_unix_ms),
+            size_bytes: snapshot.size_bytes,
+            consistency: match snapshot.consistency {
+                snapshot::Consistency::Crash => Consistency::Crash,
+                snapshot::Consistency::Filesystem => Consistency::Filesystem,
+                snapshot::Consistency::Application => Consistency::Application,
+            },
+            automatic: snapshot.automatic,
+            state: if broken.is_some() { SnapshotState::Broken } else { SnapshotState::Whole },
+            state_reason: broken.map(|(_, sentence)| sentence.clone()),
+            exposed,
+        }
+    }
 }
 
 /// GET /v1/snapshots, oldest first.

@@ -9,4 +9,4 @@ mod server;
 pub mod timestamp;
 
 pub use handler::ControlHandler;
-pub use server::{serve, CONNECTIONS_MAX, REQUEST_TIMEOUT};
+pub use server::{serve, serve_stream, CONNECTIONS_MAX, REQUEST_TIMEOUT};

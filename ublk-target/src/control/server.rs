@@ -11,7 +11,7 @@
 use super::dispatch::dispatcher;
 use super::handler::ControlHandler;
 use super::router::router;
-use crate::stop::Stop;
+use crate::stop::{stop_switch, Stop};
 use crate::unix_socket::PrivateListener;
 use axum::Router;
 use cairn_engine::error::{Error, ErrorKind, Result};
@@ -22,6 +22,7 @@ use hyper_util::service::TowerToHyperService;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
@@ -54,10 +55,32 @@ pub async fn serve<H: ControlHandler + 'static>(handler: Rc<H>, listener: Privat
     })
 }
 
-async fn accept(listener: &UnixListener, router: Router, connections: &GracefulShutdown, stop: &Stop) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Serves one client that is connected already, over any stream, until it leaves. Runs on a `LocalSet`. An error says
+/// what of the client was no HTTP.
+pub async fn serve_stream<H: ControlHandler + 'static>(
+    handler: Rc<H>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+) -> std::result::Result<(), hyper::Error> {
+    let (switch, stop) = stop_switch();
+    let (dispatcher, inbox) = dispatcher();
+    let commands = tokio::task::spawn_local(inbox.run(handler, stop));
+    let service = TowerToHyperService::new(router(dispatcher));
+    let served = http().serve_connection(TokioIo::new(stream), service).await;
+    switch.raise();
+    commands.await.expect("a command that panics ends the process");
+    served
+}
+
+/// What every connection speaks, and how long it may be silent.
+fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
+    http
+}
+
+async fn accept(listener: &UnixListener, router: Router, connections: &GracefulShutdown, stop: &Stop) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let http = http();
     loop {
         let next = async {
             let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");

@@ -14,7 +14,7 @@ mod volume_export;
 mod wire;
 
 pub use export::{Export, ExportSource};
-pub use server::{serve, unix_uri, ListenOptions, Listeners, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
+pub use server::{serve, serve_stream, unix_uri, ListenOptions, Listeners, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
 pub use sessions::{Reservation, Sessions};
 pub use volume_export::{NamedExport, SnapshotExport, VolumeExport, VolumeSource};
 

@@ -123,6 +123,18 @@ pub async fn serve<S: ExportSource + 'static>(
     Ok(())
 }
 
+/// Serves one client that is connected already, over any stream, until it leaves or `stop` is raised. Runs on a
+/// `LocalSet`. An error says why the connection ended where that was not in good order.
+pub async fn serve_stream<S: ExportSource + 'static>(
+    source: Rc<S>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    sessions: Sessions,
+    stop: Stop,
+) -> io::Result<()> {
+    let connections = Arc::new(Semaphore::new(1));
+    Server { source, sessions, pool: BufferPool::default(), connections, stop }.converse(stream).await
+}
+
 impl<S: ExportSource + 'static> Server<S> {
     async fn accept_unix(self: Rc<Self>, listener: Option<(UnixListener, SocketName)>) {
         let Some((listener, _name)) = listener else { return };

@@ -6,7 +6,7 @@
 //! - An exposed snapshot is kept from being deleted, whether it has a device or, without ublk, its NBD export only.
 //! - A scratch device is not adopted: its overlay died with its worker. It is removed, and its users see errors.
 
-use super::open::Devices;
+use super::open::{Devices, ServedDisk};
 use crate::device::Limits;
 use crate::nbd::{SnapshotExport, VolumeExport};
 use crate::paths::VolumePaths;
@@ -40,7 +40,7 @@ struct VolumeFactory {
 }
 
 impl ServiceFactory for VolumeFactory {
-    type Service = VolumeExport<QueueDisk>;
+    type Service = VolumeExport<ServedDisk<QueueRing>>;
 
     fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError> {
         let lane = Lane::new(self.volume.clone(), LANES_BEFORE_QUEUES + queue, self.devices.disks(QueueRing));
@@ -56,7 +56,7 @@ struct SnapshotFactory {
 }
 
 impl ServiceFactory for SnapshotFactory {
-    type Service = SnapshotExport<QueueDisk>;
+    type Service = SnapshotExport<ServedDisk<QueueRing>>;
 
     fn make(&self, _queue: u16) -> std::result::Result<Self::Service, UblkError> {
         let disks = self.devices.disks(QueueRing);
@@ -70,7 +70,7 @@ struct ScratchFactory {
 }
 
 impl ServiceFactory for ScratchFactory {
-    type Service = ScratchExport<SnapshotExport<QueueDisk>, QueueDisk>;
+    type Service = ScratchExport<SnapshotExport<ServedDisk<QueueRing>>, QueueDisk>;
 
     fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError> {
         assert_eq!(queue, 0, "a scratch device has one queue, which owns the overlay");

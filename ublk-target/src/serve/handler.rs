@@ -7,8 +7,8 @@
 use super::worker::Worker;
 use crate::control::api::{
     CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend, GrowReport,
-    GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, SnapshotState,
-    StatsReport, StoreReport, VolumeReport, VolumeState,
+    GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, StatsReport,
+    StoreReport, VolumeReport, VolumeState,
 };
 use crate::control::timestamp::Timestamp;
 use crate::control::ControlHandler;
@@ -29,23 +29,8 @@ const CUT_LIMIT: Duration = Duration::from_secs(30);
 
 impl Worker {
     fn snapshot_report(&self, snapshot: &Snapshot) -> SnapshotReport {
-        let name = snapshot.name.as_str();
-        let broken = snapshot.broken.as_ref();
-        SnapshotReport {
-            name: name.to_owned(),
-            epoch: snapshot.epoch.0,
-            created_at: Timestamp::from_unix_ms(snapshot.created_unix_ms),
-            size_bytes: snapshot.size_bytes,
-            consistency: match snapshot.consistency {
-                snapshot::Consistency::Crash => Consistency::Crash,
-                snapshot::Consistency::Filesystem => Consistency::Filesystem,
-                snapshot::Consistency::Application => Consistency::Application,
-            },
-            automatic: snapshot.automatic,
-            state: if broken.is_some() { SnapshotState::Broken } else { SnapshotState::Whole },
-            state_reason: broken.map(|(_, reason)| reason.clone()),
-            exposed: self.block_devices.exposure(name).map(|exposed| self.expose_report(exposed)),
-        }
+        let exposed = self.block_devices.exposure(snapshot.name.as_str());
+        SnapshotReport::of(snapshot, exposed.map(|exposed| self.expose_report(exposed)))
     }
 
     fn expose_report(&self, exposed: Exposed) -> ExposeReport {
@@ -140,10 +125,16 @@ impl ControlHandler for Worker {
         let stats = self.volume.stats().await;
         let snapshots = self.volume.snapshots().await;
         let broken: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| snapshot.broken.is_some()).collect();
-        let state_reason = broken.first().map(|first| {
+        let of_snapshots = broken.first().map(|first| {
             let why = first.broken.as_ref().map(|(_, reason)| reason.as_str()).unwrap_or_default();
             format!("{} of {} snapshots are broken; {}: {why}", broken.len(), snapshots.len(), first.name)
         });
+        let of_disk = self.volume.is_flush_failed().then(|| {
+            "a flush of the disk failed, and no flush succeeds any more; check the disk, then attach with \
+             --clear-failed-flush"
+                .to_owned()
+        });
+        let reasons: Vec<String> = of_disk.into_iter().chain(of_snapshots).collect();
         let free_bytes = stats.segments_free * stats.segment_bytes;
         let store_bytes = self.devices.store.size_bytes();
         let origin = &self.devices.origin;
@@ -161,8 +152,8 @@ impl ControlHandler for Worker {
                 used_bytes: store_bytes.saturating_sub(free_bytes),
                 free_bytes,
             },
-            state: if broken.is_empty() { VolumeState::Whole } else { VolumeState::Degraded },
-            state_reason,
+            state: if reasons.is_empty() { VolumeState::Whole } else { VolumeState::Degraded },
+            state_reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             frontend: if self.by_ublk { Frontend::Ublk } else { Frontend::Nbd },
             device: self.by_ublk.then(|| self.paths.device_link().display().to_string()),
             nbd_uri: (!self.by_ublk).then(|| unix_uri(&self.paths.nbd_socket(), &self.config.name)),

@@ -3,9 +3,9 @@
 //! Invariants:
 //! - The volume is offered only where NBD is its one read-write frontend; snapshots always are.
 
-use super::open::Devices;
+use super::open::{Devices, ServedDisk};
 use crate::nbd::{serve, Listeners, Sessions, VolumeSource};
-use crate::own_ring::{self, OwnRing, RingDisk};
+use crate::own_ring::{self, OwnRing};
 use crate::stats::Recorder;
 use crate::stop::Stop;
 use cairn_engine::error::{Error, ErrorKind, Result};
@@ -63,7 +63,7 @@ impl NbdService {
 }
 
 /// Housekeeping of the lane, once a second; never interrupted in the middle.
-async fn tick(lane: Rc<Lane<RingDisk>>, stop: Stop) {
+async fn tick(lane: Rc<Lane<ServedDisk<OwnRing>>>, stop: Stop) {
     loop {
         tokio::select! {
             () = stop.raised() => return,

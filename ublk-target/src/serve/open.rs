@@ -8,7 +8,7 @@
 use crate::broken_log::BrokenMark;
 use crate::config::VolumeConfig;
 use crate::device::{refuse_recursion, Access, Device};
-use crate::own_ring::{OwnRing, RingDisk};
+use crate::own_ring::OwnRing;
 use crate::paths::{Paths, VolumePaths};
 use crate::process::{boot_id, host_id, now_unix_ms};
 use crate::uring_disk::{Ring, UringDisk};
@@ -22,6 +22,13 @@ use std::sync::Arc;
 const SUCCESSOR_WAIT_MS: u64 = 60_000;
 /// How long anyone waits for a device that another program is only looking at.
 const PASSING_WAIT_MS: u64 = 1_000;
+
+/// What the engine gets of a device.
+#[cfg(not(feature = "crash-at"))]
+pub type ServedDisk<R> = UringDisk<R>;
+/// What the engine gets of a device: one whose calls may end this process.
+#[cfg(feature = "crash-at")]
+pub type ServedDisk<R> = crate::crash_at::CrashAtDisk<UringDisk<R>>;
 
 /// The two open devices of a volume; every thread makes its own disks over them.
 #[derive(Clone, Debug)]
@@ -46,9 +53,11 @@ impl Devices {
     }
 
     /// Disks for the calling thread, on its ring.
-    pub fn disks<R: Ring + Clone>(&self, ring: R) -> Rc<Disks<UringDisk<R>>> {
+    pub fn disks<R: Ring + Clone>(&self, ring: R) -> Rc<Disks<ServedDisk<R>>> {
         let origin = UringDisk::new(self.origin.clone(), ring.clone());
         let store = UringDisk::new(self.store.clone(), ring);
+        #[cfg(feature = "crash-at")]
+        let (origin, store) = (ServedDisk::new(origin, "origin"), ServedDisk::new(store, "store"));
         Rc::new(Disks { origin, store })
     }
 }
@@ -73,7 +82,7 @@ pub async fn open_volume(
     ring: &OwnRing,
     lanes: u16,
     accept: Accept,
-) -> Result<(Arc<Volume>, Rc<Disks<RingDisk>>)> {
+) -> Result<(Arc<Volume>, Rc<Disks<ServedDisk<OwnRing>>>)> {
     let disks = devices.disks(ring.clone());
     refuse_other_store(config, &disks).await?;
     let mark = BrokenMark::new(volume_paths);
@@ -96,7 +105,7 @@ pub async fn open_volume(
 }
 
 /// The store a volume was configured with may have been replaced by another volume's.
-async fn refuse_other_store(config: &VolumeConfig, disks: &Disks<RingDisk>) -> Result<()> {
+async fn refuse_other_store(config: &VolumeConfig, disks: &Disks<ServedDisk<OwnRing>>) -> Result<()> {
     let Some(expected) = &config.store_id else { return Ok(()) };
     let info = cairn_engine::volume::inspect(&disks.store).await.map_err(|error| with_devices(error, config))?;
     let found = uuid::Uuid::from_bytes(info.superblock.store_id).to_string();

@@ -5,11 +5,11 @@
 //! - What changes devices or ends the attachment runs one at a time.
 
 use super::block_devices::BlockDevices;
-use super::open::Devices;
+use super::open::{Devices, ServedDisk};
 use crate::config::VolumeConfig;
 use crate::control;
 use crate::nbd::Sessions;
-use crate::own_ring::RingDisk;
+use crate::own_ring::OwnRing;
 use crate::paths::VolumePaths;
 use crate::process::InstanceLock;
 use crate::stats::Stats;
@@ -30,8 +30,8 @@ pub(super) struct Worker {
     pub config: VolumeConfig,
     pub paths: VolumePaths,
     pub volume: Arc<Volume>,
-    pub disks: Rc<Disks<RingDisk>>,
-    pub lane: Rc<Lane<RingDisk>>,
+    pub disks: Rc<Disks<ServedDisk<OwnRing>>>,
+    pub lane: Rc<Lane<ServedDisk<OwnRing>>>,
     pub devices: Devices,
     pub block_devices: Arc<BlockDevices>,
     pub stats: Arc<Stats>,

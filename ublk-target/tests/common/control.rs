@@ -41,6 +41,12 @@ fn report(name: &str, epoch: u64, consistency: Consistency) -> SnapshotReport {
 }
 
 impl Memory {
+    /// With its one snapshot. `stop` is raised by a detach.
+    pub fn new(stop: StopSwitch, finished: Arc<AtomicUsize>) -> Memory {
+        let snapshots = RefCell::new(vec![report("monday", 1, Consistency::Filesystem)]);
+        Memory { snapshots, stop: Rc::new(stop), finished }
+    }
+
     fn find<T>(&self, name: &SnapshotName, found: impl FnOnce(&mut SnapshotReport) -> Result<T>) -> Result<T> {
         let mut snapshots = self.snapshots.borrow_mut();
         let snapshot = snapshots.iter_mut().find(|snapshot| snapshot.name == name.as_str());
@@ -196,12 +202,7 @@ impl Control {
         let thread = std::thread::spawn(move || {
             runs_locally(async move {
                 let (switch, stop) = stop_switch();
-                let memory = Memory {
-                    snapshots: RefCell::new(vec![report("monday", 1, Consistency::Filesystem)]),
-                    stop: Rc::new(switch),
-                    finished: handler_finished,
-                };
-                serve(Rc::new(memory), listener, stop).await.expect("serves");
+                serve(Rc::new(Memory::new(switch, handler_finished)), listener, stop).await.expect("serves");
             });
         });
         Control { _directory: directory, socket, finished, thread: Some(thread) }

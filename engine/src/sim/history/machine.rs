@@ -7,11 +7,12 @@ use super::operations::Context;
 use super::plan::Plan;
 use super::shared::Shared;
 use crate::disk::Disks;
+use crate::error::Error;
 use crate::lane::Lane;
 use crate::sim::executor::block_on;
-use crate::sim::rig::{create_options, open_options, StateDirectory};
+use crate::sim::rig::{create_options, open_options};
 use crate::sim::{Crash, Scheduler, SimDisk};
-use crate::volume::{self, Volume};
+use crate::volume::{self, Accept, Volume};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -32,59 +33,53 @@ pub(super) enum Recovery {
     Done(Machine),
     /// It was stopped in the middle, to crash there.
     Stopped(Host),
+    /// It was refused or failed.
+    Failed(Host, Error),
 }
 
 /// Makes the store of a history.
-pub(super) fn create(plan: &Plan, origin: &SimDisk, store: &SimDisk) {
-    let disks = Disks { origin: origin.clone(), store: store.clone() };
-    block_on(volume::create(&disks, &create_options(plan.segment_bytes))).expect("the plan's store is large enough");
+pub(super) fn create(plan: &Plan, disks: &Disks<SimDisk>) {
+    block_on(volume::create(disks, &create_options(plan.segment_bytes))).expect("the plan's store is large enough");
 }
 
 impl Host {
-    fn boot(origin: SimDisk, store: SimDisk, seed: u64) -> Host {
+    pub(super) fn boot(disks: Disks<SimDisk>, seed: u64) -> Host {
         let mut scheduler = Scheduler::new(seed);
-        scheduler.drive(&origin);
-        scheduler.drive(&store);
-        Host { scheduler, disks: Rc::new(Disks { origin, store }) }
+        scheduler.drive(&disks.origin);
+        scheduler.drive(&disks.store);
+        Host { scheduler, disks: Rc::new(disks) }
     }
 
     /// Stops the machine; gives the disks as they are found afterwards, and a number that sums up what happened.
-    pub(super) fn crash(self, seed: u64, crash: Crash) -> (SimDisk, SimDisk, u64) {
+    pub(super) fn crash(self, seed: u64, crash: Crash) -> (Disks<SimDisk>, u64) {
         let origin = self.disks.origin.crash(seed, crash);
         let store = self.disks.store.crash(seed.rotate_left(32), crash);
         let events = self.scheduler.event_hash();
         self.scheduler.kill();
-        (origin, store, events)
+        (Disks { origin, store }, events)
+    }
+
+    /// The same disks, for the next boot; nothing is in flight.
+    pub(super) fn shut_down(self) -> (Disks<SimDisk>, u64) {
+        let disks = Disks { origin: self.disks.origin.clone(), store: self.disks.store.clone() };
+        (disks, self.scheduler.event_hash())
     }
 }
 
 impl Machine {
-    /// Attaches the volume; fails with what the engine said.
-    pub(super) fn attach(
-        plan: &Plan,
-        shared: &Rc<Shared>,
-        disks: (SimDisk, SimDisk),
-        seed: u64,
-    ) -> Result<Machine, String> {
-        match Machine::recover(plan, shared, disks, seed, None)? {
-            Recovery::Done(machine) => Ok(machine),
-            Recovery::Stopped(_) => unreachable!("nobody asked to stop"),
-        }
-    }
-
     /// Attaches the volume, but stops after so many steps if it takes that long.
     pub(super) fn recover(
         plan: &Plan,
         shared: &Rc<Shared>,
-        disks: (SimDisk, SimDisk),
-        seed: u64,
+        mut host: Host,
+        accept: Accept,
         stop_after: Option<u64>,
-    ) -> Result<Recovery, String> {
-        let mut host = Host::boot(disks.0, disks.1, seed);
-        // Without faults nothing is ever recorded in the state directory; a failing one would show it.
-        let state = StateDirectory::failing();
-        let (opened_disks, options) = (Rc::clone(&host.disks), open_options(plan.lanes + 1, plan.limits, &state));
-        let open = host.scheduler.spawn("open", async move { Volume::open(&opened_disks, options).await });
+    ) -> Recovery {
+        let had_mark = shared.state.recorded().is_some();
+        let mut options = open_options(plan.lanes + 1, plan.limits, &shared.state);
+        options.accept = accept;
+        let disks = Rc::clone(&host.disks);
+        let open = host.scheduler.spawn("open", async move { Volume::open(&disks, options).await });
         if let Some(steps) = stop_after {
             for _ in 0..steps {
                 if open.is_finished() || !host.scheduler.step() {
@@ -92,10 +87,17 @@ impl Machine {
                 }
             }
             if !open.is_finished() {
-                return Ok(Recovery::Stopped(host));
+                return Recovery::Stopped(host);
             }
         }
-        let volume = host.scheduler.run_until(&open).map_err(|error| format!("attach failed: {error:?}"))?;
+        let volume = match host.scheduler.run_until(&open) {
+            Ok(volume) => volume,
+            Err(error) => return Recovery::Failed(host, error),
+        };
+        if had_mark {
+            // As the target does: the store has recorded it.
+            shared.state.clear();
+        }
         let lane = |index| Lane::new(Arc::clone(&volume), index, Rc::clone(&host.disks));
         let context = Context {
             shared: Rc::clone(shared),
@@ -105,30 +107,31 @@ impl Machine {
             tight_store: plan.tight_store,
         };
         host.scheduler.spawn("background", work_in_background(context.clone()));
-        Ok(Recovery::Done(Machine { host, context }))
+        Recovery::Done(Machine { host, context })
     }
 
-    /// Detaches cleanly; gives the disks back.
-    pub(super) fn detach(self) -> Result<(SimDisk, SimDisk), String> {
+    /// Detaches; the host goes on without the volume.
+    pub(super) fn detach(self) -> (Host, Result<(), Error>) {
         let Machine { mut host, context } = self;
-        let shared = Rc::clone(&context.shared);
         let close = host.scheduler.spawn("close", async move { context.volume.close(&context.disks, 0).await });
         let result = host.scheduler.run_until(&close);
         while host.scheduler.step() {}
-        shared.mix(host.scheduler.event_hash());
-        result.map_err(|error| format!("detach failed: {error:?}"))?;
-        Ok((host.disks.origin.clone(), host.disks.store.clone()))
+        (host, result)
     }
 }
 
 async fn work_in_background(context: Context) {
     let control = context.lanes.last().expect("the last lane is for background work");
     loop {
-        let listener = context.volume.background_listener();
+        let (listener, tick) = (context.volume.background_listener(), context.shared.ticked.listen());
         match context.volume.background_step(control).await {
             Ok(true) => context.shared.reached("background steps", 1),
             Ok(false) => listener.await,
-            Err(error) if context.excused(error.kind()) => listener.await,
+            Err(error) if context.excused(error.kind()) => {
+                context.note_latch(&error);
+                context.shared.reached("background work failed", 1);
+                tick.await;
+            }
             Err(error) => return context.shared.fail(format!("background work failed: {error:?}")),
         }
     }

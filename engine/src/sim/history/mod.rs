@@ -5,26 +5,34 @@
 //! - Whatever the engine does that the model does not allow ends in a panic that names the seed, the last operations
 //!   and what differed.
 
+mod attach;
+mod inject;
+mod judge;
 mod machine;
 mod operations;
 mod plan;
 mod shared;
+mod trouble;
 
-pub use plan::{Kind, Plan};
+pub use plan::{FaultKind, Kind, Plan};
 pub use shared::Reach;
 
-use super::disk::{Crash, SimDisk};
+use super::disk::SimDisk;
 use super::executor::Handle;
 use super::oracle::Oracle;
+use super::rig::StateDirectory;
 use super::stamp::stamp;
 use crate::deadline::Deadline;
-use crate::units::TEAR_BYTES;
-use machine::{Machine, Recovery};
-use operations::{Context, Manner};
+use crate::disk::Disks;
+use crate::units::{BLOCK_BYTES, TEAR_BYTES};
+use attach::Restoring;
+use machine::Machine;
+use operations::{Context, Manner, RestoreOutcome};
 use shared::Shared;
 use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
+use trouble::Latch;
 
 /// What a history reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +41,8 @@ pub struct Report {
     pub steps: u64,
     /// Crashes, those during recovery included.
     pub crashes: u64,
+    /// Requests of the devices that faults struck.
+    pub faults: u64,
     /// How often what was reached.
     pub reach: Reach,
     /// Equal for two runs of one seed.
@@ -49,7 +59,8 @@ pub fn run(seed: u64, steps: u64) -> Report {
     history.finish();
     history.shared.assert_right(seed);
     let reach = history.shared.reach.borrow().clone();
-    Report { steps, crashes: history.crashes, reach, event_hash: history.shared.event_hash() }
+    let faults = history.shared.trouble.struck();
+    Report { steps, crashes: history.crashes, faults, reach, event_hash: history.shared.event_hash() }
 }
 
 struct History {
@@ -60,18 +71,20 @@ struct History {
     machine: Option<Machine>,
     crashes: u64,
     names: u64,
+    /// No more faults come.
+    quiet: bool,
+    /// What the volume held before the last restore, while that may go on.
+    before_restore: Option<Vec<u8>>,
+    /// The store did not confirm it.
+    restore_in_doubt: bool,
     /// Ticks in a row that brought no operation to its end, and how many had ended at the last of them.
     rescues: u32,
     ended_seen: u64,
 }
 
-/// Ticks that may pass before operations that do not end are called hanging.
-const RESCUES_MAX: u32 = 4;
-
-/// A restore that a crash may cut off.
-struct Restoring {
-    content: Vec<u8>,
-}
+/// Ticks that may pass before operations that do not end are called hanging. Background work that fails eight times in
+/// a row lets go of the store.
+const RESCUES_MAX: u32 = 24;
 
 impl History {
     fn new(seed: u64) -> History {
@@ -80,16 +93,28 @@ impl History {
         let mut content = vec![0; plan.origin.size_bytes as usize];
         stamp(0, 0, &mut content);
         origin.poke(0, &content);
-        let shared = Rc::new(Shared::new(Oracle::new(&content)));
-        let mut random = fastrand::Rng::with_seed(seed ^ 0x6869_7374_6f72_7900);
-        machine::create(&plan, &origin, &store);
-        let machine = Machine::attach(&plan, &shared, (origin, store), random.u64(..));
-        let mut history =
-            History { seed, plan, random, shared, machine: None, crashes: 0, names: 0, rescues: 0, ended_seen: 0 };
-        match machine {
-            Ok(machine) => history.machine = Some(machine),
-            Err(message) => history.give_up(message),
-        }
+        // Without faults nothing is ever recorded in the state directory; a failing one would show it.
+        let state_fails = plan.state_fails || plan.faults.is_empty();
+        let state = if state_fails { StateDirectory::failing() } else { StateDirectory::default() };
+        let shared = Rc::new(Shared::new(Oracle::new(&content), state));
+        let random = fastrand::Rng::with_seed(seed ^ 0x6869_7374_6f72_7900);
+        let disks = Disks { origin, store };
+        machine::create(&plan, &disks);
+        let mut history = History {
+            seed,
+            plan,
+            random,
+            shared,
+            machine: None,
+            crashes: 0,
+            names: 0,
+            quiet: false,
+            before_restore: None,
+            restore_in_doubt: false,
+            rescues: 0,
+            ended_seen: 0,
+        };
+        history.come_up(disks, None, None);
         history
     }
 
@@ -118,6 +143,8 @@ impl History {
             Kind::Restore => self.restore(),
             Kind::Inspect => self.inspect(),
             Kind::Grow => self.grow(),
+            Kind::Fault => self.inject(),
+            Kind::Repair => self.repair(),
             _ => self.spawn(step, kind),
         }
         let steps = self.random.usize(0..=self.plan.pace);
@@ -164,6 +191,7 @@ impl History {
             Kind::Delete => {
                 if let Some(victim) = self.pick_snapshot() {
                     self.shared.busy.borrow_mut().insert(victim.clone());
+                    self.shared.deleting.set(self.shared.deleting.get() + 1);
                     self.launch(name, context.delete(victim));
                 }
             }
@@ -174,9 +202,7 @@ impl History {
                     self.launch(name, context.read_snapshot(snapshot, sectors));
                 }
             }
-            Kind::Crash | Kind::Reattach | Kind::Restore | Kind::Inspect | Kind::Grow => {
-                unreachable!("these run alone")
-            }
+            _ => unreachable!("the others run alone"),
         }
     }
 
@@ -240,27 +266,48 @@ impl History {
         start..start + length
     }
 
-    /// Lets the machine take some steps. Nothing left to do while operations wait: they may wait for a tick; if ticks
-    /// bring none of them to its end, they hang.
+    /// Lets the machine take some steps, as long as an operation is under way.
     fn advance(&mut self, steps: usize) {
         for _ in 0..steps {
-            if self.machine().host.scheduler.step() {
-                continue;
+            if !self.machine().host.scheduler.step() {
+                if self.shared.underway.get() == 0 {
+                    return;
+                }
+                self.rescue();
             }
-            if self.shared.underway.get() == 0 {
-                return;
-            }
-            let ended = self.shared.ended.get();
-            self.rescues = if ended == self.ended_seen { self.rescues + 1 } else { 1 };
-            self.ended_seen = ended;
-            if self.rescues > RESCUES_MAX {
+        }
+    }
+
+    /// Nothing is left to do, and somebody waits: perhaps for a tick. If ticks bring nobody to the end, they hang, unless
+    /// they wait for the store because nothing records that snapshots are broken: then it is repaired.
+    fn rescue(&mut self) {
+        let ended = self.shared.ended.get();
+        self.rescues = if ended == self.ended_seen { self.rescues + 1 } else { 1 };
+        self.ended_seen = ended;
+        if self.rescues > RESCUES_MAX {
+            let store_fails = !self.context().disks.store.faults().is_empty();
+            if !self.shared.state.is_failing() || !store_fails {
                 let message = format!("these hang: {}", self.machine().host.scheduler.hanging());
-                self.shared.fail(message);
-                self.shared.assert_right(self.seed);
+                self.give_up(message);
             }
-            self.shared.reached("woken by a tick", 1);
-            let context = self.context();
-            self.machine().host.scheduler.spawn("rescuing tick", context.tick());
+            self.shared.reached("first writes waited for the store", 1);
+            self.repair();
+            self.rescues = 0;
+        }
+        self.shared.reached("woken by a tick", 1);
+        let context = self.context();
+        self.machine().host.scheduler.spawn("rescuing tick", context.tick());
+    }
+
+    /// Runs until the task of `handle` is finished.
+    fn wait<T>(&mut self, handle: &Handle<T>) -> T {
+        loop {
+            if let Some(output) = handle.take() {
+                return output;
+            }
+            if !self.machine().host.scheduler.step() {
+                self.rescue();
+            }
         }
     }
 
@@ -269,6 +316,21 @@ impl History {
             self.advance(1);
         }
         self.shared.assert_right(self.seed);
+    }
+
+    /// A device gets a fault.
+    fn inject(&mut self) {
+        let Some(injection) = inject::choose(&self.plan, &mut self.random) else { return };
+        self.shared.note(format!("=== fault: {injection:?}"));
+        injection.apply(&self.context().disks);
+    }
+
+    /// The owner repairs both devices.
+    fn repair(&mut self) {
+        self.shared.note("=== repair".into());
+        let disks = self.context().disks;
+        disks.origin.clear_faults();
+        disks.store.clear_faults();
     }
 
     fn inspect(&mut self) {
@@ -293,6 +355,7 @@ impl History {
         if self.random.u8(0..4) == 0 {
             let steps = self.random.usize(0..100);
             self.advance(steps);
+            self.shared.reached("crashes while growing", u64::from(self.shared.underway.get() > 0));
             return self.crash(None);
         }
         self.drain();
@@ -320,7 +383,11 @@ impl History {
         let reader = context.clone();
         let target = name.clone();
         let handle = self.machine().host.scheduler.spawn("read", async move { reader.snapshot_content(&target).await });
-        let Ok(content) = self.machine().host.scheduler.run_until(&handle) else { return };
+        let Ok(content) = self.wait(&handle) else { return };
+        let Some(before_restore) = self.readable_volume() else { return };
+        if context.volume.restore_progress().is_none() {
+            self.before_restore = Some(before_restore);
+        }
         let done = self.launch("restore", context.restore(name, before));
         if self.random.u8(0..3) == 0 {
             let steps = self.random.usize(0..300);
@@ -329,74 +396,95 @@ impl History {
             self.drain();
         }
         match done.take() {
-            Some(true) => {
+            Some(RestoreOutcome::Refused) => {}
+            Some(outcome) => {
                 self.shared.oracle.borrow_mut().replace_volume(&content);
+                self.restore_in_doubt = outcome == RestoreOutcome::InDoubt;
                 self.shared.reached("restores", 1);
+                self.shared.reached("restores in doubt", u64::from(self.restore_in_doubt));
             }
-            Some(false) => {}
             None => self.crash(Some(Restoring { content })),
         }
-    }
-
-    fn crash(&mut self, restoring: Option<Restoring>) {
-        let Machine { mut host, context } = self.machine.take().expect("a machine runs between operations");
-        context.count();
-        drop(context);
-        let mut depth = 0;
-        let last = loop {
-            let crash = if self.random.bool() { Crash::Process } else { Crash::Power };
-            self.shared.note(format!("=== crash: {crash:?}, {depth} deep"));
-            self.shared.reached(if crash == Crash::Power { "power cuts" } else { "process crashes" }, 1);
-            self.shared.oracle.borrow_mut().crash(crash);
-            self.shared.forget_underway();
-            self.crashes += 1;
-            let (origin, store, events) = host.crash(self.random.u64(..), crash);
-            self.shared.mix(events);
-            let stop_after = (depth < 3 && self.random.u8(0..3) == 0).then(|| self.random.u64(0..200));
-            let seed = self.random.u64(..);
-            match Machine::recover(&self.plan, &self.shared, (origin, store), seed, stop_after) {
-                Ok(Recovery::Done(machine)) => {
-                    self.machine = Some(machine);
-                    break crash;
-                }
-                Ok(Recovery::Stopped(stopped)) => host = stopped,
-                Err(message) => self.give_up(message),
-            }
-            self.shared.reached("crashes during recovery", 1);
-            depth += 1;
-        };
-        self.follow_size();
-        self.settle_restore(restoring);
-        self.observe(last == Crash::Power);
-        self.inspect_after_attach();
     }
 
     /// A restore that was cut off by the crash took place as a whole, or not at all.
     fn settle_restore(&mut self, restoring: Option<Restoring>) {
         let Some(restoring) = restoring else { return };
         let content = self.whole_volume();
-        let untouched = self.shared.oracle.borrow().permits(&content);
-        if untouched {
+        let blocks = || content.iter().enumerate().filter_map(|(index, block)| Some((index, block.as_ref()?)));
+        let untouched = {
+            let oracle = self.shared.oracle.borrow();
+            blocks().all(|(index, block)| {
+                let sectors = (index as u64 * 8..).zip(block.chunks_exact(TEAR_BYTES));
+                sectors.into_iter().all(|(sector, content)| oracle.permits_sector(sector, content))
+            })
+        };
+        let begun = self.context().volume.restore_progress().is_some();
+        if untouched && !begun {
             return;
         }
-        if content != restoring.content {
+        let target = |index: usize| restoring.content.chunks(BLOCK_BYTES).nth(index);
+        if !blocks().all(|(index, block)| target(index) == Some(&block[..])) {
             self.shared.fail("after a restore was cut off the volume is neither what it was nor the snapshot".into());
         }
         self.shared.reached("restores cut off", 1);
+        self.shared.oracle.borrow_mut().replace_volume(&restoring.content);
+    }
+
+    /// A restore that the store did not confirm is there after a crash, or nothing of it is.
+    fn settle_doubt(&mut self) {
+        if !std::mem::take(&mut self.restore_in_doubt) || self.context().volume.restore_progress().is_some() {
+            return;
+        }
+        let Some(before) = self.before_restore.take() else { return };
+        if self.readable_volume().is_some_and(|content| content == before) {
+            self.shared.reached("restores in doubt that a crash took back", 1);
+            self.shared.oracle.borrow_mut().replace_volume(&before);
+        }
+    }
+
+    /// The owner gave a restore up: each block is as it was before or as after it, and the model follows.
+    fn follow_mixture(&mut self, restoring: Option<Restoring>) {
+        let before = self.before_restore.take().unwrap_or_default();
+        let after = restoring.map(|restoring| restoring.content).unwrap_or_default();
+        let mut content = Vec::new();
+        for (index, block) in self.whole_volume().into_iter().enumerate() {
+            let Some(block) = block else { self.give_up("a mixture cannot be read".to_owned()) };
+            let matches = |whole: &[u8]| whole.chunks(BLOCK_BYTES).nth(index) == Some(&block[..]);
+            let first_sector = index as u64 * 8;
+            let oracle = self.shared.oracle.borrow();
+            let mut sectors = (first_sector..).zip(block.chunks_exact(TEAR_BYTES));
+            let legal = sectors.all(|(sector, content)| oracle.permits_sector(sector, content));
+            drop(oracle);
+            if !legal && !matches(&before) && !matches(&after) {
+                self.shared.fail(format!("block {index} is neither as before the restore nor as after it"));
+            }
+            content.extend(block);
+        }
         self.shared.oracle.borrow_mut().replace_volume(&content);
     }
 
-    fn whole_volume(&mut self) -> Vec<u8> {
+    /// All of the volume, if all of it can be read.
+    fn readable_volume(&mut self) -> Option<Vec<u8>> {
+        let blocks: Option<Vec<Vec<u8>>> = self.whole_volume().into_iter().collect();
+        blocks.map(|blocks| blocks.concat())
+    }
+
+    fn whole_volume(&mut self) -> Vec<Option<Vec<u8>>> {
         let context = self.context();
         let handle = self.machine().host.scheduler.spawn("read all", async move { context.volume_content().await });
-        self.machine().host.scheduler.run_until(&handle)
+        self.wait(&handle)
     }
 
     /// The model follows what is there. `durable` where power was lost and nothing was written since.
     fn observe(&mut self, durable: bool) {
         let content = self.whole_volume();
-        let verdict = self.shared.oracle.borrow_mut().observe_volume(&content, durable);
-        self.shared.require(verdict);
+        for (index, block) in content.iter().enumerate() {
+            let Some(block) = block else { continue };
+            let first_sector = (index * BLOCK_BYTES / TEAR_BYTES) as u64;
+            let verdict = self.shared.oracle.borrow_mut().observe_sectors(first_sector, block, durable);
+            self.shared.require(verdict);
+        }
         self.shared.assert_right(self.seed);
     }
 
@@ -405,12 +493,12 @@ impl History {
         let thorough = self.random.bool();
         let inspection = async move { context.inspect_snapshots(thorough).await };
         let handle = self.machine().host.scheduler.spawn("inspect snapshots", inspection);
-        self.machine().host.scheduler.run_until(&handle);
+        self.wait(&handle);
         self.shared.assert_right(self.seed);
     }
 
-    /// Lets a restore move all its blocks: before that there is no detaching.
-    fn finish_restore(&mut self) {
+    /// Lets a restore move all its blocks: before that there is no detaching. False where it cannot.
+    fn finish_restore(&mut self) -> bool {
         self.drain();
         let mut ticks = 0;
         while self.context().volume.restore_progress().is_some() {
@@ -419,39 +507,68 @@ impl History {
             }
             ticks += 1;
             if ticks > RESCUES_MAX {
-                self.give_up("a restore does not end".to_owned());
+                if !self.shared.trouble.ever() {
+                    self.give_up("a restore does not end".to_owned());
+                }
+                return false;
             }
             let context = self.context();
             self.machine().host.scheduler.spawn("rescuing tick", context.tick());
         }
+        (self.before_restore, self.restore_in_doubt) = (None, false);
+        true
     }
 
-    fn reattach(&mut self) {
-        self.finish_restore();
-        self.shared.note("=== detach and attach".into());
-        let machine = self.machine.take().expect("a machine runs between operations");
-        machine.context.count();
-        let seed = self.random.u64(..);
-        // A detach promises what a flush promises.
-        let ticket = self.shared.oracle.borrow_mut().start_flush();
-        let disks = machine.detach().unwrap_or_else(|message| self.give_up(message));
-        self.shared.oracle.borrow_mut().end_flush(ticket, true);
-        match Machine::attach(&self.plan, &self.shared, disks, seed) {
-            Ok(machine) => self.machine = Some(machine),
-            Err(message) => self.give_up(message),
-        }
-        self.shared.reached("detached", 1);
-        self.observe(false);
-        self.inspect_after_attach();
-    }
-
+    /// The faults end, the owner clears the latch, and everything comes to its end.
     fn finish(&mut self) {
+        self.inspect();
+        self.quiet = true;
+        self.repair();
+        self.drain();
+        if self.shared.trouble.latch() != Latch::Clear {
+            self.clear_latch();
+        }
+        self.write_what_cannot_be_restored();
+        if !self.finish_restore() {
+            self.give_up("a restore does not end although the devices work".to_owned());
+        }
         self.inspect();
         self.reattach();
         self.inspect();
         // Background work may still be under way: the power goes.
         let Machine { host, context } = self.machine.take().expect("a machine runs between operations");
         drop(context);
-        drop(host.crash(self.random.u64(..), Crash::Power));
+        drop(host.crash(self.random.u64(..), super::Crash::Power));
+    }
+
+    /// The power goes until the owner has accepted what it took.
+    fn clear_latch(&mut self) {
+        for _ in 0..100 {
+            self.crash(None);
+            if self.shared.trouble.latch() == Latch::Clear {
+                return;
+            }
+        }
+        self.give_up("the latch cannot be cleared".to_owned());
+    }
+
+    /// Blocks that a restore cannot move are put right by writing all of them.
+    fn write_what_cannot_be_restored(&mut self) {
+        if self.context().volume.restore_progress().is_none() {
+            return;
+        }
+        let unreadable: Vec<u64> = {
+            let content = self.whole_volume();
+            (0..).zip(&content).filter(|(_, block)| block.is_none()).map(|(index, _)| index).collect()
+        };
+        let size = self.shared.oracle.borrow().sectors();
+        for block in unreadable {
+            let context = self.context();
+            let sectors = block * 8..size.min(block * 8 + 8);
+            let name = format!("write of block {block}, which cannot be restored");
+            let write = self.launch(name, context.change(0, sectors, Manner::Write { durable: false }));
+            self.wait(&write);
+            self.shared.reached("unrestorable blocks written", 1);
+        }
     }
 }

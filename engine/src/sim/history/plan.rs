@@ -38,9 +38,13 @@ pub enum Kind {
     Reattach,
     /// A crash and recovery, which may crash as well.
     Crash,
+    /// One of the devices gets a fault.
+    Fault,
+    /// Both devices are repaired.
+    Repair,
 }
 
-const WEIGHTS: [(Kind, u32); 14] = [
+const WEIGHTS: [(Kind, u32); 16] = [
     (Kind::Write, 480),
     (Kind::Zeroes, 40),
     (Kind::Discard, 40),
@@ -55,6 +59,52 @@ const WEIGHTS: [(Kind, u32); 14] = [
     (Kind::Inspect, 3),
     (Kind::Reattach, 6),
     (Kind::Crash, 14),
+    (Kind::Fault, 24),
+    (Kind::Repair, 10),
+];
+
+/// The kinds of faults that a device may get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FaultKind {
+    /// The store fails to read.
+    StoreRead,
+    /// The store fails to write.
+    StoreWrite,
+    /// The store fails to flush.
+    StoreFlush,
+    /// The store's device has no space left.
+    StoreFull,
+    /// The origin fails to read.
+    OriginRead,
+    /// The origin fails to write.
+    OriginWrite,
+    /// The origin fails to flush: the latch.
+    OriginFlush,
+    /// The origin fails to discard.
+    OriginDiscard,
+    /// Some requests take long.
+    Slow,
+    /// Bits rot on the store.
+    Rot,
+    /// The store loses a write and says that it was done.
+    LostWrite,
+    /// A write to the store goes to another address.
+    MisdirectedWrite,
+}
+
+const FAULT_KINDS: [FaultKind; 12] = [
+    FaultKind::StoreRead,
+    FaultKind::StoreWrite,
+    FaultKind::StoreFlush,
+    FaultKind::StoreFull,
+    FaultKind::OriginRead,
+    FaultKind::OriginWrite,
+    FaultKind::OriginFlush,
+    FaultKind::OriginDiscard,
+    FaultKind::Slow,
+    FaultKind::Rot,
+    FaultKind::LostWrite,
+    FaultKind::MisdirectedWrite,
 ];
 
 /// The world of one history.
@@ -80,6 +130,10 @@ pub struct Plan {
     pub hot_sectors: u64,
     /// Steps the scheduler takes between operations, at most.
     pub pace: usize,
+    /// Kinds of faults that may come; none in some histories, which must then live through no error at all.
+    pub faults: Vec<FaultKind>,
+    /// The state directory takes nothing.
+    pub state_fails: bool,
     weights: Vec<(Kind, u32)>,
 }
 
@@ -118,6 +172,8 @@ impl Plan {
             tight_store,
             hot_sectors: random.u64(1..=sectors),
             pace: random.usize(1..=24),
+            faults: faults(&mut random),
+            state_fails: random.u8(0..4) == 0,
             weights: weights(&mut random),
             origin,
             store,
@@ -138,11 +194,19 @@ impl Plan {
     }
 }
 
+/// Three of four histories have faults; of few kinds, so that none hides what another would show.
+fn faults(random: &mut fastrand::Rng) -> Vec<FaultKind> {
+    if random.u8(0..4) == 0 {
+        return Vec::new();
+    }
+    random.choose_multiple(FAULT_KINDS, random.clone().usize(1..=4))
+}
+
 fn weights(random: &mut fastrand::Rng) -> Vec<(Kind, u32)> {
     let skew = |(kind, weight): (Kind, u32)| {
         let factor = *random.choice(&[0, 1, 1, 2, 2, 2, 6]).expect("not empty");
-        // Without writes nothing happens at all.
-        let factor = if kind == Kind::Write { factor.max(1) } else { factor };
+        // Without writes nothing happens at all, and a history that has faults has some.
+        let factor = if matches!(kind, Kind::Write | Kind::Fault) { factor.max(1) } else { factor };
         (kind, weight * factor)
     };
     WEIGHTS.into_iter().map(skew).collect()

@@ -1,11 +1,14 @@
 //! What the operations of a history share: the model, the journal of what was done, and what went wrong.
 
+use super::trouble::Trouble;
+use crate::signal::Signal;
+use crate::sim::rig::StateDirectory;
 use crate::sim::Oracle;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-const JOURNAL_LINES_MAX: usize = 80;
+const JOURNAL_LINES_MAX: usize = 400;
 
 /// How often each interesting thing was reached.
 pub type Reach = BTreeMap<&'static str, u64>;
@@ -14,8 +17,18 @@ pub type Reach = BTreeMap<&'static str, u64>;
 pub(super) struct Shared {
     pub(super) oracle: RefCell<Oracle>,
     pub(super) reach: RefCell<Reach>,
+    /// What faults did.
+    pub(super) trouble: Trouble,
+    /// The machine's state directory.
+    pub(super) state: StateDirectory,
+    /// Whenever a second has passed.
+    pub(super) ticked: Signal,
+    /// Snapshots whose creation or deletion failed: whether they are there now or not, a crash may show the opposite.
+    pub(super) in_doubt: RefCell<BTreeSet<String>>,
     /// Names of snapshots that an operation is creating or deleting.
     pub(super) busy: RefCell<BTreeSet<String>>,
+    /// Deletions under way.
+    pub(super) deleting: Cell<usize>,
     /// Operations that were launched and have not ended.
     pub(super) underway: Cell<usize>,
     /// Operations that were launched and have ended.
@@ -27,11 +40,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(oracle: Oracle) -> Shared {
+    pub(super) fn new(oracle: Oracle, state: StateDirectory) -> Shared {
         Shared {
             oracle: RefCell::new(oracle),
             reach: RefCell::default(),
+            trouble: Trouble::default(),
+            state,
+            ticked: Signal::default(),
+            in_doubt: RefCell::default(),
             busy: RefCell::default(),
+            deleting: Cell::new(0),
             underway: Cell::new(0),
             ended: Cell::new(0),
             journal: RefCell::default(),
@@ -71,6 +89,7 @@ impl Shared {
     /// A crash took every operation with it.
     pub(super) fn forget_underway(&self) {
         self.underway.set(0);
+        self.deleting.set(0);
         self.busy.borrow_mut().clear();
     }
 
