@@ -1,4 +1,4 @@
-//! A fixed workload in which one device fails one request, or all from one on, for each request that there is.
+//! Fixed workloads in which one device fails one request, or all from one on, for each request that there is.
 //!
 //! Invariants:
 //! - The failing request is chosen by its number among the writes or the flushes of the device; the numbers go up until
@@ -36,6 +36,7 @@ enum Operation {
     Flush,
     Snapshot(&'static str),
     Delete(&'static str),
+    Restore(&'static str, &'static str),
     Background,
     Tick,
 }
@@ -46,8 +47,24 @@ type Sectors = (u64, u64);
 const PLAIN: Manner = Manner::Write { durable: false };
 const DURABLE: Manner = Manner::Write { durable: true };
 
-/// What every run does: first and second overwrites, whole blocks and parts, three epochs, sealing, deletion, freeing.
-const WORKLOAD: [Operation; 27] = [
+/// What a run does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Script {
+    /// First and second overwrites, whole blocks and parts, three epochs, sealing, deletion, freeing.
+    Overwrites,
+    /// A restore, and writes while it moves blocks.
+    Restore,
+}
+
+/// One run: what it does and what fails.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub script: Script,
+    pub side: Side,
+    pub fault: Fault,
+}
+
+const OVERWRITES: &[Operation] = &[
     Operation::Change((0, 64), PLAIN),
     Operation::Flush,
     Operation::Snapshot("first"),
@@ -77,6 +94,24 @@ const WORKLOAD: [Operation; 27] = [
     Operation::Flush,
 ];
 
+const RESTORE: &[Operation] = &[
+    Operation::Change((0, 64), PLAIN),
+    Operation::Change((200, 260), PLAIN),
+    Operation::Snapshot("first"),
+    Operation::Change((0, 40), PLAIN),
+    Operation::Change((210, 340), DURABLE),
+    Operation::Background,
+    Operation::Restore("first", "before"),
+    Operation::Change((250, 260), PLAIN),
+    Operation::Background,
+    Operation::Tick,
+    Operation::Background,
+    Operation::Change((0, 8), DURABLE),
+    Operation::Tick,
+    Operation::Background,
+    Operation::Flush,
+];
+
 /// What was seen of one run.
 #[derive(Debug)]
 pub struct Run {
@@ -96,6 +131,7 @@ impl Operation {
             Operation::Flush => machine.flush(0).await,
             Operation::Snapshot(name) => machine.snapshot(name).await,
             Operation::Delete(name) => machine.delete(name).await,
+            Operation::Restore(name, before) => machine.restore(name, before).await,
             Operation::Tick => machine.tick().await,
             Operation::Background => {
                 machine.work_until_idle().await;
@@ -107,14 +143,15 @@ impl Operation {
     fn is_durable(self) -> bool {
         match self {
             Operation::Change(_, Manner::Write { durable } | Manner::Zeroes { durable, .. }) => durable,
-            Operation::Flush | Operation::Snapshot(_) => true,
+            Operation::Flush | Operation::Snapshot(_) | Operation::Restore(..) => true,
             _ => false,
         }
     }
 }
 
-/// Runs the workload with a fault on one side; the other side is a plain file. Says what was wrong, if anything was.
-pub fn run(side: Side, fault: Fault) -> std::result::Result<Run, String> {
+/// Runs a script with a fault on one side; the other side is a plain file. Says what was wrong, if anything was.
+pub fn run(case: Case) -> std::result::Result<Run, String> {
+    let Case { script, side, fault } = case;
     let directory = tempfile::tempdir().expect("a directory");
     let (content, images) = make_images(directory.path());
     let state = StateDirectory::default();
@@ -123,11 +160,11 @@ pub fn run(side: Side, fault: Fault) -> std::result::Result<Run, String> {
     let chain = Chain::start(&directory.path().join("chain"), &images[side as usize], &Filter::Fault(fault));
     let mut paths = images.clone();
     paths[side as usize] = chain.file();
-    let results = live(&paths, &timeline, &state);
+    let results = live(script, &paths, &timeline, &state);
     let struck = chain.failures();
     drop(chain);
     let results = results?;
-    judge_results(side, fault, struck, &results)?;
+    judge_results(case, struck, &results)?;
     let read = |name, path: &Path| load(name, &std::fs::read(path).expect("an image"));
     let disks = || Disks { origin: read("origin", &images[0]), store: read("store", &images[1]) };
     if struck > 0 && side == Side::Origin && fault.target == Target::Flush {
@@ -146,7 +183,12 @@ fn make_store(images: &[PathBuf; 2], timeline: &Rc<Timeline>) {
 }
 
 /// All operations, whatever comes of them, and a look at the volume while it is still attached.
-fn live(paths: &[PathBuf; 2], timeline: &Rc<Timeline>, state: &StateDirectory) -> std::result::Result<Results, String> {
+fn live(
+    script: Script,
+    paths: &[PathBuf; 2],
+    timeline: &Rc<Timeline>,
+    state: &StateDirectory,
+) -> std::result::Result<Results, String> {
     own_ring::run(async |ring: OwnRing| {
         let _watchdog = Watchdog::start("the workload with a fault");
         let disks = open_disks(&paths[0], &paths[1], &ring, timeline, [None, None]);
@@ -156,8 +198,13 @@ fn live(paths: &[PathBuf; 2], timeline: &Rc<Timeline>, state: &StateDirectory) -
             Err(_) => return Ok(Results::new()),
         };
         let mut results = Results::new();
-        for operation in WORKLOAD {
-            results.push((operation, operation.run(&machine).await));
+        let operations = if script == Script::Overwrites { OVERWRITES } else { RESTORE };
+        for operation in operations {
+            results.push((*operation, operation.run(&machine).await));
+            if matches!(results.last(), Some((Operation::Restore(..), Err(_)))) {
+                // Whether what is written now goes on top of the old content or of the restored one is not known.
+                break;
+            }
         }
         machine.inspect(true).await?;
         Ok(results)
@@ -166,7 +213,8 @@ fn live(paths: &[PathBuf; 2], timeline: &Rc<Timeline>, state: &StateDirectory) -
 }
 
 /// Production goes on, and nobody is told that something succeeded that failed.
-fn judge_results(side: Side, fault: Fault, struck: usize, results: &Results) -> std::result::Result<(), String> {
+fn judge_results(case: Case, struck: usize, results: &Results) -> std::result::Result<(), String> {
+    let Case { script, side, fault } = case;
     let failed: Vec<_> = results.iter().filter(|(_, result)| result.is_err()).collect();
     if struck == 0 {
         return if failed.is_empty() { Ok(()) } else { Err(format!("failed without a fault: {failed:?}")) };
@@ -179,7 +227,9 @@ fn judge_results(side: Side, fault: Fault, struck: usize, results: &Results) -> 
         },
         (Side::Origin, Target::Write) => {
             let changes = failed.iter().filter(|(operation, _)| is_change(operation)).count();
-            if changes != failed.len() || changes == 0 || (!fault.is_persistent && changes != 1) {
+            // A write of the restore is tried again by itself.
+            let is_swallowed = changes == 0 && script == Script::Overwrites;
+            if changes != failed.len() || is_swallowed || (!fault.is_persistent && changes > 1) {
                 return Err(format!("{struck} writes of the origin failed, and of the operations: {failed:?}"));
             }
             Ok(())

@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -177,6 +178,13 @@ impl Machine {
         self.timeline.event(Event::SnapshotEnded { number, name: before.to_owned(), outcome });
         self.timeline.event(Event::RestoreEnded { outcome });
         result.map(drop)
+    }
+
+    /// Waits until the background has moved all blocks of a restore.
+    pub async fn finish_restore(&self) {
+        while self.volume.restore_progress().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Detaches in order. A detach promises what a flush promises.

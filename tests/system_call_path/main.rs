@@ -18,8 +18,16 @@ mod watchdog;
 mod workload;
 mod write_log;
 
+mod durable_writes;
 mod failing_devices;
 mod power_cuts;
 
 /// The unit of tears.
 const SECTOR_BYTES: usize = 512;
+
+/// The revision that is tested, for the lines of the ledger.
+fn commit() -> String {
+    let output = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let said = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+    said.map_or("unknown".to_owned(), |said| String::from_utf8_lossy(&said).trim().to_owned())
+}

@@ -1,6 +1,7 @@
 //! Power cuts in recorded runs, and the proof that they would be seen if they did harm.
 
 use super::chain::is_possible;
+use super::commit;
 use super::judge::{judge, Terms};
 use super::recording::{record, run_on_plain_files};
 use super::replay::{Recording, Verdict};
@@ -13,10 +14,10 @@ use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
 
-/// Power cuts of one run.
-const POINTS_A_RUN: usize = 250;
+/// Power cuts of one run, more where it flushed more often.
+const POINTS_A_RUN: usize = 750;
 /// Power cuts of a push.
-const POINTS_OF_A_PUSH: usize = 500;
+const POINTS_OF_A_PUSH: usize = 1500;
 const GROUPS: usize = 60;
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -54,8 +55,8 @@ fn a_power_cut_at_any_logged_request_loses_nothing_that_was_promised() {
         seed += 1;
     }
     let seconds = began.elapsed().as_secs_f64();
-    let line = json!({"kind": "log-replay", "first_seed": first, "last_seed": seed - 1, "points": points, "flushes": flushes,
-        "snapshots": snapshots, "failures": failures, "seconds": (seconds * 10.0).round() / 10.0});
+    let line = json!({"commit": commit(), "kind": "log-replay", "first_seed": first, "last_seed": seed - 1,
+        "points": points, "flushes": flushes, "snapshots": snapshots, "failures": failures, "seconds": (seconds * 10.0).round() / 10.0});
     println!("{line}");
     assert!(snapshots > points, "so few snapshots say nothing: {line}");
     assert_eq!(failures, 0, "{line}");

@@ -122,12 +122,13 @@ impl Recorded {
         self.applied(others.map(|(_, entry)| entry))
     }
 
-    /// Entries with a write that changed something and that no later one touched, flushed.
+    /// Entries with a write that changed something and that no later one touched, flushed. What was discarded may be
+    /// anything, so its loss is none.
     pub fn lasting_writes(&self) -> Vec<usize> {
         let whole = self.whole();
         let entries = &self.log.entries()[..self.flushed(self.log.entries().len())];
         let lasts = |index: &usize| {
-            let Some(write) = entries[*index].write else { return false };
+            let Some(write) = entries[*index].write.filter(|write| !write.is_discard) else { return false };
             let read = |disk: &SimDisk| disk.peek(write.offset_bytes, write.length_bytes);
             let later = self.log.entries()[index + 1..].iter().filter_map(|entry| entry.write);
             later.into_iter().all(|later| !later.overlaps(&write)) && read(&whole) != read(&self.without(*index))

@@ -96,12 +96,13 @@ impl Model {
             Event::DeleteEnded { name, outcome: Outcome::Refused } => self.oracle.set_existence(&name, Existence::Sure),
             Event::DeleteEnded { outcome: Outcome::Unclear, .. } => {}
             Event::RestoreStarted { content } => self.restoring = Some(content),
-            Event::RestoreEnded { outcome } => {
+            Event::RestoreEnded { outcome: Outcome::Done } => {
                 let content = self.restoring.take().expect("a restore ends once");
-                if outcome == Outcome::Done {
-                    self.oracle.replace_volume(&content);
-                }
+                self.oracle.replace_volume(&content);
             }
+            Event::RestoreEnded { outcome: Outcome::Refused } => self.restoring = None,
+            // It may have taken place; who looks will see.
+            Event::RestoreEnded { outcome: Outcome::Unclear } => {}
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Between two groups of operations nothing but background work is under way.
-//! - The run ends without a detach.
+//! - Changes under way never overlap: QEMU logs overlapping writes in another order than it carries them out.
+//! - The run ends with a flush and without a detach.
 
 use super::machine::{create_store, open_disks, Background, Machine, Manner, LANES};
 use super::sampled_disk::{Mistake, SampledDisk};
@@ -16,7 +17,6 @@ use cairn_target::own_ring::{self, OwnRing};
 use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// Sectors of 512 bytes in the volume.
 pub const SECTORS: u64 = 1024;
@@ -78,13 +78,11 @@ impl Run<'_> {
 
     async fn go(&mut self, mut machine: Rc<Machine>, groups: usize) {
         let mut background = Background::start(&machine);
-        for group in 1..=groups {
+        for _ in 0..groups {
             match self.random.u32(0..60) {
                 0 => self.restore(&machine).await,
                 1 => {
-                    while machine.volume.restore_progress().is_some() {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
+                    machine.finish_restore().await;
                     background.stop().await;
                     machine.detach().await.expect("detaches");
                     machine = self.attach().await;
@@ -92,10 +90,10 @@ impl Run<'_> {
                 }
                 _ => self.group(&machine).await,
             }
-            if group == groups {
-                machine.inspect(false).await.expect("everything is right while the machine runs");
-            }
         }
+        machine.finish_restore().await;
+        machine.inspect(false).await.expect("everything is right while the machine runs");
+        machine.flush(0).await.expect("flushes");
         background.stop().await;
     }
 
@@ -111,7 +109,8 @@ impl Run<'_> {
                 )
             };
             // Names are used by one operation at a time.
-            if !is_control(&operation) || !operations.iter().any(is_control) {
+            let is_second = is_control(&operation) && operations.iter().any(is_control);
+            if !is_second && !operations.iter().any(|other| other.overlaps(&operation)) {
                 operations.push(operation);
             }
         }
@@ -188,6 +187,15 @@ impl Run<'_> {
 }
 
 impl Operation {
+    fn overlaps(&self, other: &Operation) -> bool {
+        match (self, other) {
+            (Operation::Change { sectors, .. }, Operation::Change { sectors: others, .. }) => {
+                sectors.start < others.end && others.start < sectors.end
+            }
+            _ => false,
+        }
+    }
+
     async fn run(self, machine: &Machine) -> Result<()> {
         match self {
             Operation::Change { lane, sectors, manner } => machine.change(lane, sectors, manner).await,

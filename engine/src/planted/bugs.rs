@@ -72,6 +72,11 @@ pub const BUGS: &[Bug] = &[
     bug("append-left-volatile", EXACT, "a catalog record is acted on before it is durable"),
     bug("checkpoint-left-volatile", EXACT, "the superblock points to a checkpoint that is not durable yet"),
     bug("failed-append-forgotten", EXACT, "an append in doubt is followed by another under the same sequence"),
+    bug(
+        "earlier-session-counts",
+        EXACT,
+        "what is left of an earlier session's last append may count as a record of this one",
+    ),
     bug("lost-catalog-record-ends-the-log", EXACT, "a damaged catalog record passes for the end of the log"),
     bug("older-superblock-wins", EXACT, "of two valid superblocks copy A is taken, whatever its sequence"),
     // Recovery.

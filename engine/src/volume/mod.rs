@@ -112,9 +112,9 @@ pub struct Volume {
     /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
     background_failures: AtomicU32,
+    activity: Mutex<Activity>,
     /// Failed flushes of the origin when the volume was opened; with one more no flush of it succeeds.
     origin_flush_failures: u64,
-    activity: Mutex<Activity>,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }

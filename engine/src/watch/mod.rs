@@ -23,7 +23,7 @@ pub(crate) use verify::verify_origin;
 
 use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::format::item::Item;
 use crate::lane::Content;
 use crate::sync::lock::{Mutex, MutexGuard};
@@ -293,7 +293,8 @@ async fn record<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
     let mut ledger = volume.ledger.lock().await;
     if let Err(error) = ledger.catalog.append(&disks.store, items).await {
         tracing::error!(%error, "the watch on the origin could not be kept up");
-        if !matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) {
+        // What the catalog refuses for good it would refuse from memory, too.
+        if ledger.catalog.admit(items).is_ok() {
             ledger.in_memory(items);
         }
     }

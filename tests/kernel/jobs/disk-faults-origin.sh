@@ -2,6 +2,7 @@
 # would see on the bare disk; a snapshot from before is exact or broken and says so; a failed flush is latched until the
 # owner clears it (laws 3 and 4).
 #@ seconds 180
+#@ push 7.2
 #@ allow-io-errors
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/faults.sh"

@@ -2,6 +2,7 @@
 # itself, as after a power cut. Every index and table is sound, money is conserved, and each snapshot holds what was
 # committed before it was asked for and nothing that was committed after it was there (laws 3 and 4).
 #@ seconds 300
+#@ push 7.2
 #@ memory 3G
 . "$PROJECT/tests/kernel/lib/common.sh"
 programs=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort -V | tail -n 1)

@@ -8,7 +8,7 @@ use std::fmt;
 
 /// Raised whenever the alphabet, the order of workloads or what is counted as a state changes: figures of different
 /// versions do not add up to the coverage of one.
-pub const ALPHABET_VERSION: u32 = 2;
+pub const ALPHABET_VERSION: u32 = 3;
 
 /// From one beginning of a workload to the next. Without a factor in common with the number of operations, so that
 /// none is left out.
@@ -18,6 +18,8 @@ const PREFIX_STRIDE: u64 = 6_700_417;
 pub(super) const BLOCK_A: u64 = 2;
 /// Blocks of the volume: two that are not watched, between those at the start and those at the end.
 pub(super) const VOLUME_BLOCKS: u64 = 7;
+/// Blocks by which it may grow, one at a time.
+pub(super) const GROWTH_BLOCKS: u64 = 2;
 
 /// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,12 +68,16 @@ pub enum Operation {
     Step,
     /// What a lane does once a second.
     Tick,
+    /// The origin has grown by a block, and the volume grows with it.
+    Grow,
+    /// The store grows.
+    GrowStore,
 }
 
 use Operation::*;
 
 /// Every operation with its name.
-const NAMES: [(Operation, &str); 22] = [
+const NAMES: [(Operation, &str); 24] = [
     (WriteA, "write-a"),
     (WriteB, "write-b"),
     (WriteHead, "write-head"),
@@ -94,6 +100,8 @@ const NAMES: [(Operation, &str); 22] = [
     (Work, "work"),
     (Step, "step"),
     (Tick, "tick"),
+    (Grow, "grow"),
+    (GrowStore, "grow-store"),
 ];
 
 impl fmt::Display for Operation {

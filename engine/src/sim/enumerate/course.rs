@@ -4,7 +4,7 @@
 //! - The model hears of an operation before the engine does, and of its end after the engine.
 //! - An operation that finds nothing to act on makes no workload: the same one without it is another.
 
-use super::alphabet::{Operation, Workload, BLOCK_A};
+use super::alphabet::{Operation, Workload, BLOCK_A, VOLUME_BLOCKS};
 use super::machine::{Attached, Machine};
 use super::pages::Image;
 use super::tape::Event;
@@ -17,7 +17,7 @@ use crate::sim::oracle::{Change, Existence, Oracle};
 use crate::sim::rig::{snapshot_name, snapshot_options};
 use crate::sim::stamp::stamp;
 use crate::sim::Crash;
-use crate::units::TEAR_BYTES;
+use crate::units::{BLOCK_BYTES, TEAR_BYTES};
 use std::ops::Range;
 
 const SECTORS_PER_BLOCK: u64 = 8;
@@ -57,6 +57,7 @@ pub(super) fn run(machine: &Machine, initial: &Image, workload: &Workload) -> Re
         tape.load(initial);
         tape.events = Some(Vec::new());
         tape.has_fua = workload.has_fua;
+        tape.origin_size_pages = VOLUME_BLOCKS as usize;
     }
     let mut runner = Runner {
         machine,
@@ -136,6 +137,8 @@ impl Runner<'_> {
             Work => self.work(usize::MAX),
             Step => self.work(1),
             Tick => self.tick(),
+            Grow => self.grow(),
+            GrowStore => self.grow_store(),
         }
     }
 
@@ -243,7 +246,9 @@ impl Runner<'_> {
 
     fn restore(&mut self) -> Result<End, String> {
         let names = self.snapshots_by_age();
-        let Some(target) = names.first().filter(|_| !self.is_restoring()).cloned() else {
+        // What the volume had before it grew is not restored, but exported.
+        let fits = |name: &&String| self.oracle.snapshot_sectors(name) == Some(self.oracle.sectors());
+        let Some(target) = names.first().filter(fits).filter(|_| !self.is_restoring()).cloned() else {
             return Ok(End::NothingToActOn);
         };
         let (target, before) = (snapshot_name(&target), self.next_name());
@@ -295,6 +300,31 @@ impl Runner<'_> {
             }
         }
         Ok(End::Done)
+    }
+
+    fn grow(&mut self) -> Result<End, String> {
+        {
+            let mut tape = self.machine.tape.borrow_mut();
+            if self.is_restoring() || tape.origin_size_pages == tape.shape.origin_pages {
+                return Ok(End::NothingToActOn);
+            }
+            tape.origin_size_pages += 1;
+        }
+        let mut grown = self.oracle.clone();
+        grown.extend(&[0; BLOCK_BYTES]);
+        self.enter_phase_of(vec![self.oracle.clone(), grown.clone()]);
+        block_on(self.attached().volume.grow(&self.machine.disks)).map_err(failed)?;
+        self.oracle = grown;
+        Ok(End::Done)
+    }
+
+    fn grow_store(&mut self) -> Result<End, String> {
+        self.enter_phase();
+        let attached = self.attached();
+        let segments = || block_on(attached.volume.stats()).segments_total;
+        let before = segments();
+        block_on(attached.volume.grow_store(&self.machine.disks)).map_err(failed)?;
+        Ok(if segments() == before { End::NothingToActOn } else { End::Done })
     }
 
     fn tick(&mut self) -> Result<End, String> {

@@ -12,7 +12,7 @@ use super::cut::{tears, Cut};
 use super::machine::Machine;
 use super::pages::{mix, Image, MixMap};
 use super::place::{Place, Step};
-use super::tape::{Device, Event, Lie, Piece, Request};
+use super::tape::{sector_count, Device, Event, Lie, Piece, Request};
 use super::usage;
 use super::verdict::{Found, Verdict};
 use super::Settings;
@@ -23,6 +23,8 @@ use std::rc::Rc;
 
 /// Crashes within crashes: the first, and so many during recovery.
 const DEPTH_MAX: usize = 3;
+/// Each crash more within crashes is so many times rarer.
+const DEEPER_RARER: u64 = 16;
 /// Contents kept before the next workload starts with none.
 const PAGES_MAX: usize = 50_000;
 /// Images remembered before they are forgotten.
@@ -67,6 +69,8 @@ pub(super) struct Explorer {
     path: Vec<Step>,
     /// Only this state is looked at.
     only: Option<Vec<Step>>,
+    /// What was asked of the disks, where only one state is looked at.
+    pub(super) notes: Vec<String>,
     seed: u64,
 }
 
@@ -110,6 +114,7 @@ impl Explorer {
             counts: Counts::default(),
             path: Vec::new(),
             only: None,
+            notes: Vec::new(),
             seed: 0,
         }
     }
@@ -166,24 +171,46 @@ impl Explorer {
 
     /// Crashes at every event and at the end.
     fn walk(&mut self, mut cut: Cut, events: &[Event], walk: &Walk<'_>) -> Result<(), String> {
+        self.note_requests(events);
+        // All requests of a recovery are of one phase, whatever the tape says.
+        let phase_of = |event: &Event| event.phase.min(walk.phases.len() - 1);
         let mut point = 0;
         for (index, event) in events.iter().enumerate() {
-            let phase = walk.phases[event.phase.min(walk.phases.len() - 1)];
+            let phase = walk.phases[phase_of(event)];
             if let Request::Write { pieces, .. } = &event.request {
                 self.visit_torn(&cut, event.device, pieces, point, phase)?;
             }
             cut.complete(&mut self.machine.tape.borrow_mut().pages, event);
             self.visit_all(&cut, point + 1, phase, None)?;
             point += 2;
-            let next =
-                events.get(index + 1).map_or(walk.phases.len() - 1, |next| next.phase.min(walk.phases.len() - 1));
-            if next != event.phase.min(walk.phases.len() - 1) && index + 1 < events.len() {
+            let next = events.get(index + 1).map_or(phase_of(event), phase_of);
+            if next != phase_of(event) {
                 self.visit_all(&cut, point, walk.phases[next], None)?;
                 point += 1;
             }
         }
         let last = *walk.phases.last().expect("there is a phase at the end");
         self.visit_all(&cut, point, last, walk.settled)
+    }
+
+    fn note_requests(&mut self, events: &[Event]) {
+        if self.only.is_none() {
+            return;
+        }
+        let origin_pages = self.machine.tape.borrow().shape.origin_pages as u32;
+        self.notes.push(format!("after {} crashes:", self.path.len()));
+        for (index, event) in events.iter().enumerate() {
+            let what = match &event.request {
+                Request::Flush => "flush".to_owned(),
+                Request::Write { pieces, durable } => {
+                    let first = pieces.first().map_or(0, |piece| piece.index);
+                    let page = if event.device == Device::Store { first - origin_pages } else { first };
+                    let sectors = sector_count(pieces);
+                    format!("write at page {page}, {sectors} sectors{}", if *durable { ", durable" } else { "" })
+                }
+            };
+            self.notes.push(format!("  request {index}, phase {}: {:?}: {what}", event.phase, event.device));
+        }
     }
 
     /// The states while a write is in flight that are neither those before it nor those after it.
@@ -240,8 +267,9 @@ impl Explorer {
         self.judge(cut, phase, settled, step.crash)?;
         let number = mix(self.path.iter().fold(self.seed, |sum, step| mix(sum ^ step.number())));
         let replayed_further = self.only.as_ref().is_some_and(|only| only.len() > self.path.len());
-        let is_chosen = number.is_multiple_of(self.settings.again_one_in) && self.only.is_none();
-        if (is_chosen && depth + 1 < DEPTH_MAX) || replayed_further {
+        let is_chosen =
+            number.is_multiple_of(self.settings.again_one_in.saturating_mul(DEEPER_RARER.pow(depth as u32)));
+        if (is_chosen && depth + 1 < DEPTH_MAX && self.only.is_none()) || replayed_further {
             self.crash_again(cut, phase, step.crash)?;
         }
         if number % self.settings.used_one_in == 1 || self.only.is_some() {

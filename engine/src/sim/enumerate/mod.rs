@@ -46,7 +46,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { tears: 8, torn: 2, again_one_in: 500, used_one_in: 500, lie: None }
+        Settings { tears: 64, torn: 8, again_one_in: 400, used_one_in: 500, lie: None }
     }
 }
 
@@ -94,12 +94,21 @@ pub fn enumerate(length: u32, states_max: u64, settings: Settings) -> Result<Cou
 
 /// Makes one state again, by the line that a failure gave. Fails with what is wrong with it.
 pub fn replay(line: &str) -> Result<(), String> {
-    let Place { workload, settings, path } = Place::parse(line)?;
+    replay_noting(line).0
+}
+
+/// The same, with the requests that lead there.
+pub fn replay_noting(line: &str) -> (Result<(), String>, Vec<String>) {
+    let Place { workload, settings, path } = match Place::parse(line) {
+        Ok(place) => place,
+        Err(message) => return (Err(message), Vec::new()),
+    };
     let mut explorer = Explorer::new(settings);
     let steps = path.len() as u64;
-    explorer.explore(&workload, Some(path)).map_err(|failure| failure.message)?;
-    match explorer.counts.states {
+    let result = explorer.explore(&workload, Some(path)).map_err(|failure| failure.message);
+    let result = result.and_then(|()| match explorer.counts.states {
         found if found == steps => Ok(()),
         found => Err(format!("there is no such state: {found} of {steps} crashes were found")),
-    }
+    });
+    (result, explorer.notes)
 }

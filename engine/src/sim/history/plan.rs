@@ -180,6 +180,12 @@ impl Plan {
         }
     }
 
+    /// Whether the store may be damaged without a word.
+    pub fn has_silent_faults(&self) -> bool {
+        let silent = [FaultKind::Rot, FaultKind::LostWrite, FaultKind::MisdirectedWrite];
+        self.faults.iter().any(|kind| silent.contains(kind))
+    }
+
     /// The next operation.
     pub fn choose(&self, random: &mut fastrand::Rng) -> Kind {
         let total: u32 = self.weights.iter().map(|(_, weight)| weight).sum();

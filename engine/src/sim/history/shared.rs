@@ -1,5 +1,6 @@
 //! What the operations of a history share: the model, the journal of what was done, and what went wrong.
 
+use super::evidence::Evidence;
 use super::trouble::Trouble;
 use crate::signal::Signal;
 use crate::sim::rig::StateDirectory;
@@ -19,6 +20,8 @@ pub(super) struct Shared {
     pub(super) reach: RefCell<Reach>,
     /// What faults did.
     pub(super) trouble: Trouble,
+    /// Which logs end in a record that nothing confirms.
+    pub(super) evidence: RefCell<Evidence>,
     /// The machine's state directory.
     pub(super) state: StateDirectory,
     /// Whenever a second has passed.
@@ -45,6 +48,7 @@ impl Shared {
             oracle: RefCell::new(oracle),
             reach: RefCell::default(),
             trouble: Trouble::default(),
+            evidence: RefCell::default(),
             state,
             ticked: Signal::default(),
             in_doubt: RefCell::default(),
