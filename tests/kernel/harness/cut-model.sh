@@ -1,5 +1,6 @@
 # Harness proof: the model of a cut accepts exact snapshots (the kernel's own, as control) and sees a planted stale
 # sector, a flipped bit, and a copy under load that is no instant.
+#@ push 7.2
 set -euo pipefail
 #@ seconds 60
 cd /tmp

@@ -1,4 +1,5 @@
 # Harness proof: a kernel that is killed leaves what it had written to its disk, and boots again.
+#@ push 7.2
 #@ disk 16M
 #@ kill-when kill-now
 set -euo pipefail

@@ -1,4 +1,5 @@
 # Harness proof: a kernel panic must be seen as failed, even if a status was written before.
+#@ push 7.2
 #@ expect Kernel panic
 echo 0 > "$SCRATCH/status"
 sync -f "$SCRATCH/status"

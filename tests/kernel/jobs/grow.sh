@@ -1,5 +1,6 @@
 # The origin grows while the volume is mounted: from Linux 6.16 the volume follows at once; before that the tool says
 # what to do, and the next attach follows (A7).
+#@ push 7.2
 #@ seconds 120
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live

@@ -1,5 +1,6 @@
 # The kernel is killed while files are written and synced on ext4: the next boot recovers the volume, every synced file
 # is there, and every snapshot holds the files it was taken of (X4, law 4).
+#@ push never
 #@ disk 256M
 #@ disk 512M
 #@ kill-when kill-now

@@ -1,4 +1,5 @@
 # The kernel is killed, and the next boot mounts the origin bare before Cairn: attach sees it (law 3).
+#@ push 7.2
 #@ disk 64M
 #@ disk 256M
 #@ kill-when kill-now

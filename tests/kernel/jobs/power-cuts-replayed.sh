@@ -7,7 +7,7 @@
 #@ memory 3G
 . "$PROJECT/tests/kernel/lib/common.sh"
 # At each cut the oldest snapshot and the youngest are held against the model, in the long tier all of them.
-cuts_per_filesystem=4 snapshots_per_cut=2
+cuts_per_filesystem=3 snapshots_per_cut=2
 [ "$TEST_TIER" = push ] || cuts_per_filesystem=10 snapshots_per_cut=100
 origin_sectors=$((352 * 2048)) store_sectors=$((192 * 2048))
 sectors=$((origin_sectors + store_sectors))

@@ -1,4 +1,5 @@
 # Detach under I/O: refused while anything has the volume open, and whoever has it open notices nothing.
+#@ push 7.2
 #@ seconds 120
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"

@@ -1,5 +1,6 @@
 # A restore is interrupted, once by the death of the worker and once by the death of the kernel: the volume shows the
 # restored snapshot all the while, the restore ends by itself, and it can be undone (A6, law 1).
+#@ push 7.2
 #@ disk 32M
 #@ disk 768M
 #@ kill-when kill-now

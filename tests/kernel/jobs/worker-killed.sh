@@ -1,4 +1,5 @@
 # The worker is killed ten times under fio with checksums: no I/O error, no mismatch (X10).
+#@ push never
 #@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"
