@@ -23,8 +23,13 @@ pub type AlignedBuffer = AVec<u8, ConstAlign<4096>>;
 
 /// A zeroed buffer fit for direct I/O.
 pub fn aligned_buffer(length_bytes: usize) -> AlignedBuffer {
+    // In pieces copied from zeroes: `resize` would set one byte after the other.
+    static ZEROES: [u8; 16 << 10] = [0; 16 << 10];
     let mut buffer = AlignedBuffer::with_capacity(4096, length_bytes);
-    buffer.resize(length_bytes, 0);
+    while buffer.len() < length_bytes {
+        let missing = length_bytes - buffer.len();
+        buffer.extend_from_slice(&ZEROES[..missing.min(ZEROES.len())]);
+    }
     buffer
 }
 
@@ -50,7 +55,8 @@ pub trait Disk {
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
     /// Makes durable what completed before.
     async fn flush(&self) -> Result<()>;
-    /// How many flushes of the device failed so far, by whatever handle.
+    /// How many flushes of the device failed so far, by whatever handle. When a flush is done, every flush that failed
+    /// before it was done has been counted ([`crate::flushes::Flushes`] sees to that).
     fn flush_failures(&self) -> u64;
 }
 

@@ -47,6 +47,7 @@ impl EpochState {
 
     /// The record was published, abandoned or never written.
     pub fn record_ends(&self) {
+        // Releases what was published to the sealer that finds the epoch quiet.
         let before = self.records_in_flight.fetch_sub(1, Ordering::SeqCst);
         assert!(before > 0);
     }
@@ -58,12 +59,13 @@ impl EpochState {
 
     /// The lane's record with this sequence was published here. The caller holds the shared lock on `saved`.
     pub fn note_published(&self, lane: u16, sequence: u64) {
-        self.published[lane as usize].store(sequence, Ordering::Release);
+        // Ordered by that lock for who freezes the map, and by `record_ends` for who finds the epoch quiet.
+        self.published[lane as usize].store(sequence, Ordering::Relaxed);
     }
 
     /// The last sequence of each lane whose record was published here; 0 where there is none.
     pub fn published(&self) -> Vec<u64> {
-        self.published.iter().map(|sequence| sequence.load(Ordering::Acquire)).collect()
+        self.published.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect()
     }
 
     /// The map that takes new entries now.

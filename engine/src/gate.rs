@@ -5,9 +5,11 @@
 //! - After `close` and a successful `drain` nobody is inside and nobody gets in until `open`.
 //! - Entering writes one cache line, the lane's own.
 //!
-//! Memory order: `enter` adds to the counter and then reads `closed`; `close` writes `closed` and then reads the
-//! counters. Each must see the other's write or be seen by it, which only sequential consistency gives for
-//! store-then-load on two locations. `engine/tests/loom_gate.rs` explores it.
+//! Memory order: `try_enter` adds to the counter and then reads `closed`; `close` writes `closed` and `drain` then reads
+//! the counters. Each must see the other's write or be seen by it, which only sequential consistency gives for
+//! store-then-load on two locations. Leaving and draining are the same pair again: subtract, then read `closed`, against
+//! write, then read the counters. Leaving also releases what was done inside to the drainer, and `open` what was done
+//! while the gate was closed to who enters next. `models/cut.rs` explores it, `models/orders.rs` weakens each access.
 
 use crate::deadline::Deadline;
 use crate::signal::Signal;
@@ -83,7 +85,8 @@ impl Gate {
 
     /// Waits until nobody is inside; false when the deadline came first. The gate stays closed either way.
     pub async fn drain(&self, deadline: &Deadline) -> bool {
-        assert!(self.closed.load(Ordering::SeqCst));
+        // Relaxed: the caller closed it, or was told so by who did.
+        assert!(self.closed.load(Ordering::Relaxed));
         loop {
             let listener = self.left.listen();
             if self.is_drained() {

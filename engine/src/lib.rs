@@ -13,6 +13,7 @@ pub mod disk;
 pub mod entry;
 pub mod epoch;
 pub mod error;
+pub mod flushes;
 pub mod format;
 pub mod gate;
 pub mod lane;

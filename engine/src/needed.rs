@@ -8,8 +8,10 @@
 //!   made for an epoch that nobody needs.
 //!
 //! Memory orders: `settle` clears the needed bit with release after the entry was published and its record was
-//! durable; `any_needed` loads with acquire, so whoever finds the bit clear may overwrite the origin. A claim is
-//! acquire-release, so that who takes over a released claim sees what the releaser did.
+//! durable; `any_needed` loads with acquire, so whoever finds the bit clear may overwrite the origin. `release` gives a
+//! claim back with release and `claim` takes it with acquire, so that who takes over a claim comes after all that the
+//! releaser did. Every other look at the bits is a guess that one of these, or the lock of the waiters, confirms.
+//! `models/orders.rs` weakens each of them and is noticed.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, OnceLock};
@@ -19,10 +21,10 @@ use std::task::{Poll, Waker};
 
 const WORD_BITS: u64 = 64;
 /// In models a page is as small as it can be: every word of it is made anew for every interleaving.
-const PAGE_WORDS: u64 = if cfg!(loom) { 1 } else { 64 };
+const PAGE_WORDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 /// Blocks covered by one page of the map (16 MiB of the volume).
 pub const PAGE_BLOCKS: u64 = WORD_BITS * PAGE_WORDS;
-const WAITER_SHARDS: u64 = if cfg!(loom) { 1 } else { 64 };
+const WAITER_SHARDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 
 struct Page {
     needed: [AtomicU64; PAGE_WORDS as usize],
@@ -79,6 +81,7 @@ impl NeededMap {
         let range = planted!("last-block-missed", range.start..(range.end - 1).max(range.start + 1), range);
         masks(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
             None => true,
+            // Pairs with `settle`: what is found clear was saved before.
             Some(page) => page.needed[(word % PAGE_WORDS) as usize].load(Ordering::Acquire) & mask != 0,
         })
     }
@@ -93,11 +96,13 @@ impl NeededMap {
         assert!(self.saving && range.end <= self.blocks);
         for (word, mask) in masks(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
-            let needed = page.needed[index].load(Ordering::Acquire) & mask;
+            // A guess: a bit that was settled meanwhile is claimed for ever, so it is not turned on below.
+            let needed = page.needed[index].load(Ordering::Relaxed) & mask;
             if needed == 0 {
                 continue;
             }
-            let before = page.claimed[index].fetch_or(needed, Ordering::AcqRel);
+            // Pairs with `release`.
+            let before = page.claimed[index].fetch_or(needed, Ordering::Acquire);
             // A settled block keeps its claim bit, so a bit that this call turned on was untouched.
             push_runs(word * WORD_BITS, needed & !before, claimed);
         }
@@ -109,7 +114,8 @@ impl NeededMap {
         let page = self.page(word);
         let index = (word % PAGE_WORDS) as usize;
         assert!(page.claimed[index].load(Ordering::Relaxed) & mask != 0, "only a claimed block is settled");
-        page.needed[index].fetch_and(!mask, Ordering::AcqRel);
+        // Pairs with `any_needed`. Settling others in the same word keeps this for who reads the word after them.
+        page.needed[index].fetch_and(!mask, Ordering::Release);
         planted!("settling-wakes-nobody", return);
         self.wake(word);
     }
@@ -121,8 +127,9 @@ impl NeededMap {
         }
         let (word, mask) = (block / WORD_BITS, 1 << (block % WORD_BITS));
         let page = self.page(word);
-        page.claimed[(word % PAGE_WORDS) as usize].fetch_or(mask, Ordering::AcqRel);
-        page.needed[(word % PAGE_WORDS) as usize].fetch_and(!mask, Ordering::AcqRel);
+        page.claimed[(word % PAGE_WORDS) as usize].fetch_or(mask, Ordering::Relaxed);
+        // Pairs with `any_needed`, like `settle`.
+        page.needed[(word % PAGE_WORDS) as usize].fetch_and(!mask, Ordering::Release);
     }
 
     /// Gives back claims that were not settled; who waited for them tries itself.
@@ -132,8 +139,9 @@ impl NeededMap {
                 let page = self.page(word);
                 let index = (word % PAGE_WORDS) as usize;
                 // The claims are this caller's, so nobody else settles these bits meanwhile.
-                let unsettled = page.needed[index].load(Ordering::Acquire) & mask;
-                page.claimed[index].fetch_and(!unsettled, Ordering::AcqRel);
+                let unsettled = page.needed[index].load(Ordering::Relaxed) & mask;
+                // Pairs with `claim`.
+                page.claimed[index].fetch_and(!unsettled, Ordering::Release);
                 self.wake(word);
             }
         }
@@ -145,9 +153,10 @@ impl NeededMap {
         let mut waited = false;
         for (word, mask) in masks(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
+            // Ordered by the lock below; the caller tests again before it relies on what it finds.
             let being_saved = || {
-                let claimed = page.claimed[index].load(Ordering::Acquire);
-                page.needed[index].load(Ordering::Acquire) & claimed & mask != 0
+                let claimed = page.claimed[index].load(Ordering::Relaxed);
+                page.needed[index].load(Ordering::Relaxed) & claimed & mask != 0
             };
             std::future::poll_fn(|context| {
                 let mut waiters = self.shard(word).lock().expect("no holder of this lock panics");

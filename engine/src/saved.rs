@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// In models one: each is made anew for every interleaving.
-const SHARDS: u64 = if cfg!(loom) { 1 } else { 64 };
+const SHARDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 /// Blocks that share a shard run together, so that a request locks one or two shards.
 const SHARD_RUN_SHIFT: u32 = 7;
 

@@ -10,12 +10,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 /// Tells any number of waiting tasks, on any thread, to look again.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Signal {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     generation: u64,
     wakers: Vec<Waker>,

@@ -1,9 +1,10 @@
 //! Every planted bug is killed by the push tier's own tests within a minute, or this fails.
 //!
-//!     cargo test -p cairn-engine --features planted --test planted_bugs [-- [--table FILE] [BUG...]]
+//!     cargo test -p cairn-engine --features planted --test planted_bugs [-- [--record] [BUG...]]
 //!
 //! Builds the suites once with the planted bugs in them (see `engine/src/planted.rs`) and runs them for one bug after
-//! the other, until a test fails. `--table` writes what killed what into a file.
+//! the other, until a test fails: first the test that killed it last time, as docs/PLANTED.md tells, then everything.
+//! `--record` writes that page anew.
 //!
 //! Invariants:
 //! - With no bug active everything passes, and the canary is killed by its own test: else no verdict means anything.
@@ -19,8 +20,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The suites of the push tier that judge the engine, those first that see most bugs soonest.
-const SUITES: [&str; 13] = [
+const SUITES: [&str; 14] = [
     "first_steps",
+    "cut_is_exact",
     "random_histories",
     "review_silently_wrong",
     "review_hangs_and_losses",
@@ -56,7 +58,8 @@ enum Line {
 
 fn main() -> ExitCode {
     let began = Instant::now();
-    let (table, wanted) = arguments();
+    let (record, wanted) = arguments();
+    let killers = killers_last_time();
     let suites = build();
     println!("\nrunning {} planted bugs", wanted.len());
     let mut failures = 0;
@@ -64,13 +67,13 @@ fn main() -> ExitCode {
     failures += u32::from(!baseline_is_green(&suites));
     failures += u32::from(!canary_is_killed(&suites));
     for bug in &wanted {
-        let (row, killed) = judge(&suites, bug);
+        let (row, killed) = judge(&suites, bug, killers.get(bug.name));
         println!("{row}");
         rows.push(row);
         failures += u32::from(!killed);
     }
-    if let Some(path) = table {
-        std::fs::write(&path, page(&rows)).expect("the table can be written");
+    if record {
+        std::fs::write(page_path(), page(&rows)).expect("the page can be written");
     }
     let verdict = if failures == 0 { "ok" } else { "FAILED" };
     let passed = wanted.len() as u32 + 2 - failures;
@@ -79,22 +82,31 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failures > 0))
 }
 
-/// Where the table goes, and the bugs that were named: all but the canary where none was.
-fn arguments() -> (Option<PathBuf>, Vec<Bug>) {
-    let (mut table, mut wanted) = (None, Vec::new());
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        if argument == "--table" {
-            table = Some(PathBuf::from(arguments.next().expect("--table names a file")));
-            continue;
-        }
-        let bug = BUGS.iter().find(|bug| bug.name == argument);
-        wanted.push(*bug.unwrap_or_else(|| panic!("no bug is called {argument}")));
-    }
+/// Whether the page is to be written, and the bugs that were named: all but the canary where none was.
+fn arguments() -> (bool, Vec<Bug>) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (options, names): (Vec<&String>, Vec<&String>) = arguments.iter().partition(|name| *name == "--record");
+    let known = |name: &&String| *BUGS.iter().find(|bug| bug.name == **name).unwrap_or_else(|| panic!("no bug {name}"));
+    let mut wanted: Vec<Bug> = names.iter().map(known).collect();
     if wanted.is_empty() {
         wanted.extend(BUGS.iter().filter(|bug| bug.name != CANARY.name));
     }
-    (table, wanted)
+    (!options.is_empty(), wanted)
+}
+
+fn page_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/PLANTED.md")
+}
+
+/// What killed each bug when the page was written: suite and test.
+fn killers_last_time() -> BTreeMap<String, (String, String)> {
+    let page = std::fs::read_to_string(page_path()).unwrap_or_default();
+    let killer = |line: &str| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let (suite, test) = cells.get(5)?.split_once(": ")?;
+        Some((cells[1].to_owned(), (suite.to_owned(), test.to_owned())))
+    };
+    page.lines().filter_map(killer).collect()
 }
 
 /// Builds all suites with the bugs in them; gives their programs.
@@ -123,7 +135,7 @@ fn build() -> BTreeMap<String, PathBuf> {
 
 fn baseline_is_green(suites: &BTreeMap<String, PathBuf>) -> bool {
     let began = Instant::now();
-    let verdict = run(suites, None, Duration::from_secs(BASELINE_SECONDS_MAX));
+    let verdict = run(suites, None, began + Duration::from_secs(BASELINE_SECONDS_MAX));
     let seconds = began.elapsed().as_secs_f64();
     match &verdict {
         Verdict::Passed { tests } => println!("no bug: {tests} tests pass in {seconds:.1} s"),
@@ -134,18 +146,25 @@ fn baseline_is_green(suites: &BTreeMap<String, PathBuf>) -> bool {
 }
 
 fn canary_is_killed(suites: &BTreeMap<String, PathBuf>) -> bool {
-    let killed = match run(suites, Some(CANARY.name), Duration::from_secs(BUG_SECONDS_MAX)) {
-        Verdict::Killed { test, .. } => test == CANARY_TEST,
-        _ => false,
-    };
+    let deadline = Instant::now() + Duration::from_secs(BUG_SECONDS_MAX);
+    let verdict = run_suite("lib", &suites["lib"], Some(CANARY.name), None, deadline);
+    let killed = matches!(verdict, Verdict::Killed { test, .. } if test == CANARY_TEST);
     println!("{}", if killed { "the canary is killed by its own test" } else { "FAILED: the canary lives" });
     killed
 }
 
 /// Runs the suites against a bug; gives its row of the table, and whether it was killed.
-fn judge(suites: &BTreeMap<String, PathBuf>, bug: &Bug) -> (String, bool) {
+fn judge(suites: &BTreeMap<String, PathBuf>, bug: &Bug, killer: Option<&(String, String)>) -> (String, bool) {
     let began = Instant::now();
-    let verdict = run(suites, Some(bug.name), Duration::from_secs(BUG_SECONDS_MAX));
+    let deadline = began + Duration::from_secs(BUG_SECONDS_MAX);
+    let first = killer.and_then(|(suite, test)| {
+        let suite = SUITES.iter().find(|known| **known == suite)?;
+        Some(run_suite(suite, &suites[*suite], Some(bug.name), Some(test), deadline))
+    });
+    let verdict = match first {
+        Some(killed @ Verdict::Killed { .. }) => killed,
+        _ => run(suites, Some(bug.name), deadline),
+    };
     let seconds = began.elapsed().as_secs_f64();
     let (killer, said) = match &verdict {
         Verdict::Killed { suite, test, panic } => (format!("{suite}: {test}"), panic.replace('|', "/")),
@@ -178,11 +197,10 @@ fn sites(name: &str) -> Vec<String> {
 }
 
 /// Runs suite after suite, until a test fails or the time is over.
-fn run(suites: &BTreeMap<String, PathBuf>, bug: Option<&str>, limit: Duration) -> Verdict {
-    let deadline = Instant::now() + limit;
+fn run(suites: &BTreeMap<String, PathBuf>, bug: Option<&str>, deadline: Instant) -> Verdict {
     let mut passed = 0;
     for suite in SUITES {
-        match run_suite(suite, &suites[suite], bug, deadline) {
+        match run_suite(suite, &suites[suite], bug, None, deadline) {
             Verdict::Passed { tests } => passed += tests,
             verdict => return verdict,
         }
@@ -190,12 +208,15 @@ fn run(suites: &BTreeMap<String, PathBuf>, bug: Option<&str>, limit: Duration) -
     Verdict::Passed { tests: passed }
 }
 
-/// Runs one suite; stops it at its first failure.
-fn run_suite(suite: &'static str, program: &Path, bug: Option<&str>, deadline: Instant) -> Verdict {
+/// Runs one suite, or one test of it; stops it at its first failure.
+fn run_suite(suite: &'static str, program: &Path, bug: Option<&str>, only: Option<&str>, deadline: Instant) -> Verdict {
     let mut command = Command::new(program);
     // Two threads: with a single one panics do not name their test.
     command.args(["--nocapture", "--test-threads=2"]).env("RUST_BACKTRACE", "0").env_remove("CAIRN_PLANTED");
     command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(test) = only {
+        command.args(["--exact", test]);
+    }
     if let Some(bug) = bug {
         command.env("CAIRN_PLANTED", bug);
     }

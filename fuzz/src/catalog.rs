@@ -55,7 +55,7 @@ impl Log {
             _ => return self.add_raw(store, content),
         };
         self.sequence += u64::from(manner & 32 != 0);
-        let log = LogIdentity { store_id, generation: self.generation };
+        let log = LogIdentity { store_id, generation: self.generation, session: 0 };
         let length = record::encode(log, self.sequence, role, content, self.position_bytes, &mut buffer);
         if self.position_bytes + length as u64 > self.area.end_bytes() {
             return;
@@ -119,6 +119,7 @@ fn place(superblock: &mut Superblock, flags: u8, current: &Log, before: &Log) {
     }
     let known = if flags & 1 != 0 { current.sequence } else { 0 };
     place.records_min = known.max(place.checkpoint_records);
+    place.records_found = place.checkpoint_records;
     (place.previous_generation, place.previous_records) = match flags & 2 {
         0 => (0, 0),
         _ => (GENERATION_BEFORE, before.sequence),

@@ -136,7 +136,8 @@ impl Damage {
         let last_bytes = copies[0].end - copies[0].start;
         let position_bytes = copies[0].start + 2 * last_bytes;
         let mut buffer = aligned_buffer(2 * RECORD_BYTES_MAX);
-        let log = LogIdentity { store_id: superblock.store_id, generation: superblock.catalog.generation };
+        let (store_id, session) = (superblock.store_id, superblock.session);
+        let log = LogIdentity { store_id, generation: superblock.catalog.generation, session };
         let length = record::encode(log, sequence + 1, Role::Appended, items, position_bytes, &mut buffer);
         if position_bytes + length as u64 <= superblock.area().end_bytes() {
             store.poke(position_bytes, &buffer[..length]);

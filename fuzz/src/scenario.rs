@@ -244,7 +244,7 @@ fn catalog_tail(store: &SimDisk, superblock: &Superblock) -> Option<Vec<Range<u6
 /// The last record of the current log: its sequence, and where its copies lie.
 pub fn last_record(store: &SimDisk, superblock: &Superblock) -> Option<(u64, Vec<Range<u64>>)> {
     let (area, generation) = (superblock.area(), superblock.catalog.generation);
-    let log = LogIdentity { store_id: superblock.store_id, generation };
+    let log = LogIdentity { store_id: superblock.store_id, generation, session: superblock.session };
     let mut last: Option<(u64, Vec<Range<u64>>)> = None;
     for address_bytes in (area.offset_bytes..area.end_bytes()).step_by(BLOCK_BYTES as usize) {
         let length_bytes = area.end_bytes().min(address_bytes + record::RECORD_BYTES_MAX as u64) - address_bytes;

@@ -267,8 +267,7 @@ impl<R: Ring> Disk for UringDisk<R> {
     }
 
     async fn flush(&self) -> Result<()> {
-        self.sync().await.map_err(|errno| {
-            self.device.count_failed_flush();
+        self.device.flushes().run(self.sync()).await.map_err(|errno| {
             Error::new(ErrorKind::FlushFailed, "flush", self.device.path().display().to_string())
                 .saying("the device could not make its writes durable")
                 .caused_by(std::io::Error::from_raw_os_error(-errno))
@@ -276,7 +275,7 @@ impl<R: Ring> Disk for UringDisk<R> {
     }
 
     fn flush_failures(&self) -> u64 {
-        self.device.flush_failures()
+        self.device.flushes().failed()
     }
 }
 

@@ -2,16 +2,22 @@
 //!
 //! Invariants:
 //! - A read error is never the end of the log; nor is a record that a later one of the same log proves to have existed.
-//! - Reads are at most 256 KiB, and go no further than one chunk behind the last record.
+//! - Of records that may have been in flight only those of the last session count.
+//! - Reads are at most 256 KiB, and go no further behind the last record than one write that went astray can destroy.
 
 use crate::catalog::record::{self, Found, LogIdentity, Role, RECORD_ALIGN_BYTES, RECORD_BYTES_MAX};
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::geometry::Area;
 use crate::format::item::Item;
+use crate::format::record::RECORD_BYTES_MAX as SEGMENT_RECORD_BYTES_MAX;
 
 /// Bytes of one read. Both copies of a record and those of its successor lie within it.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How far behind a record that is missing a later one is looked for: the largest write that the store gets, and what it
+/// may have destroyed a part of on either side.
+const LOOK_AHEAD_BYTES: u64 = (SEGMENT_RECORD_BYTES_MAX + 4 * RECORD_BYTES_MAX) as u64;
 
 const _: () = assert!(CHUNK_BYTES >= 4 * RECORD_BYTES_MAX);
 
@@ -32,6 +38,8 @@ pub struct LogReader<'a, D> {
     store: &'a D,
     area: Area,
     log: LogIdentity,
+    /// Records from this sequence on count only if the log's own session appended them.
+    own_from: u64,
     /// Where the next record is expected.
     pub position_bytes: u64,
     /// Its sequence.
@@ -44,12 +52,14 @@ pub struct LogReader<'a, D> {
 }
 
 impl<'a, D: Disk> LogReader<'a, D> {
-    /// A walk from `position_bytes`, where the record `sequence` is expected.
+    /// A walk from `position_bytes`, where the record `sequence` is expected, over a log whose every record is known to
+    /// be durable.
     pub fn new(store: &'a D, area: Area, log: LogIdentity, position_bytes: u64, sequence: u64) -> LogReader<'a, D> {
         LogReader {
             store,
             area,
             log,
+            own_from: u64::MAX,
             position_bytes,
             sequence,
             buffer: aligned_buffer(CHUNK_BYTES),
@@ -57,6 +67,13 @@ impl<'a, D: Disk> LogReader<'a, D> {
             buffer_length_bytes: 0,
             read_error: None,
         }
+    }
+
+    /// The same over a log that its last session may have left in the middle of an append. When that session began it
+    /// had `own_from` records. Where the next one goes an earlier session may have left part of another, and a torn
+    /// write of the same sectors may make that one whole: it is not of this session, and does not count.
+    pub fn with_own_from(self, own_from: u64) -> LogReader<'a, D> {
+        LogReader { own_from, ..self }
     }
 
     /// The next record; none at the end of the log. Fails with `Corrupt` where a record is lost, with the device's own
@@ -70,15 +87,17 @@ impl<'a, D: Disk> LogReader<'a, D> {
             return Ok(Some(record));
         }
         planted!("lost-catalog-record-ends-the-log", return Ok(None));
-        if let Some(address_bytes) = self.proof_of_loss() {
+        let read_error = match self.read_error.take() {
+            Some((address_bytes, error)) if address_bytes >= self.position_bytes => Some(error),
+            _ => None,
+        };
+        if let Some(address_bytes) = self.proof_of_loss().await {
             let sequence = self.sequence;
             return Err(self.lost(&format!("record {sequence} is lost, but byte {address_bytes} holds a later one")));
         }
-        match self.read_error.take() {
-            Some((address_bytes, error)) if address_bytes >= self.position_bytes => {
-                Err(error.saying("the end of the catalog cannot be read"))
-            }
-            _ => Ok(None),
+        match read_error {
+            Some(error) => Err(error.saying("the end of the catalog cannot be read")),
+            None => Ok(None),
         }
     }
 
@@ -131,15 +150,22 @@ impl<'a, D: Disk> LogReader<'a, D> {
     }
 
     /// The address of a later record of this log, which proves that the expected one existed.
-    fn proof_of_loss(&self) -> Option<u64> {
-        (0..CHUNK_BYTES)
-            .step_by(RECORD_ALIGN_BYTES)
-            .map(|offset_bytes| self.position_bytes + offset_bytes as u64)
-            .find(|&address_bytes| self.find(address_bytes).is_some_and(|found| found.sequence > self.sequence))
+    async fn proof_of_loss(&mut self) -> Option<u64> {
+        let end_bytes = self.area.end_bytes().min(self.position_bytes + LOOK_AHEAD_BYTES);
+        for address_bytes in (self.position_bytes..end_bytes).step_by(RECORD_ALIGN_BYTES) {
+            // The longest record lies in the buffer as a whole.
+            self.cover(address_bytes, RECORD_BYTES_MAX).await;
+            if self.find(address_bytes).is_some_and(|found| found.sequence > self.sequence) {
+                return Some(address_bytes);
+            }
+        }
+        None
     }
 
     fn find(&self, address_bytes: u64) -> Option<Found> {
-        record::find(self.log, address_bytes, self.at(address_bytes))
+        let found = record::find(self.log, address_bytes, self.at(address_bytes));
+        let counts = |found: &Found| found.sequence < self.own_from || found.session == self.log.session;
+        found.filter(|found| counts(found) || planted!("earlier-session-counts"))
     }
 
     /// What the buffer holds from this address on; empty behind its end.

@@ -49,6 +49,8 @@ pub struct Catalog {
     sequence: u64,
     /// What was read at open may still be volatile; a flush comes before the first write.
     settled: bool,
+    /// The superblock names this session. It does before the first append: see [`LogReader::with_own_from`].
+    session_begun: bool,
     /// The copies of the superblock may differ, or one is damaged.
     superblock_stale: bool,
     /// A record has lost one of its copies; the next append writes a checkpoint first.
@@ -59,6 +61,8 @@ pub struct Catalog {
     doubt: bool,
     /// Where the last record of the log lay when it was read; none where there is only a checkpoint.
     last_record: Option<Range<u64>>,
+    /// That record was read and could not be written again: it may be lost in a crash.
+    last_record_volatile: bool,
     failed: bool,
     read_only: bool,
     repairs: u64,
@@ -73,7 +77,7 @@ impl Catalog {
         }
         superblock::erase(store).await?;
         let generation = 1;
-        let log = LogIdentity { store_id: superblock.store_id, generation };
+        let log = LogIdentity { store_id: superblock.store_id, generation, session: superblock.session };
         let area = superblock.geometry.areas[0];
         let written = Checkpoint::of(&state).write(store, area, log).await?;
         superblock.catalog = CatalogPlace {
@@ -83,6 +87,7 @@ impl Catalog {
             checkpoint_records: written.records,
             checkpoint_bytes: written.length_bytes,
             records_min: written.records,
+            records_found: written.records,
             previous_generation: 0,
             previous_records: 0,
         };
@@ -93,6 +98,7 @@ impl Catalog {
             superblock,
             state,
             settled: true,
+            session_begun: true,
             superblock_stale: false,
             worn: false,
             checkpoint_lost: false,
@@ -100,6 +106,7 @@ impl Catalog {
             failed: false,
             read_only: false,
             last_record: None,
+            last_record_volatile: false,
             repairs: 0,
         })
     }
@@ -114,6 +121,7 @@ impl Catalog {
             state: State::new(found.superblock.geometry.segment_count),
             superblock: found.superblock,
             settled: false,
+            session_begun: false,
             superblock_stale: found.damaged_copy.is_some(),
             worn: false,
             checkpoint_lost: false,
@@ -121,6 +129,7 @@ impl Catalog {
             failed: false,
             read_only: found.read_only,
             last_record: None,
+            last_record_volatile: false,
             repairs: u64::from(found.damaged_copy.is_some()),
         };
         catalog.replay(store).await?;
@@ -248,7 +257,8 @@ impl Catalog {
     }
 
     fn log(&self) -> LogIdentity {
-        LogIdentity { store_id: self.superblock.store_id, generation: self.superblock.catalog.generation }
+        let Superblock { store_id, session, catalog, .. } = &self.superblock;
+        LogIdentity { store_id: *store_id, generation: catalog.generation, session: *session }
     }
 
     /// An append of so many bytes has to write a checkpoint first.
@@ -305,11 +315,12 @@ impl Catalog {
             store.flush().await?;
             if let Some(range) = self.last_record.take() {
                 // Its append may have failed in a flush, and then no later flush makes it durable: only writing does.
-                self.doubt |= rewrite(store, range).await.is_err();
+                self.last_record_volatile = rewrite(store, range).await.is_err();
+                self.doubt |= self.last_record_volatile;
             }
             self.settled = true;
         }
-        if self.superblock_stale && superblock_too {
+        if (self.superblock_stale || !self.session_begun) && superblock_too {
             self.write_superblock(store, |_| {}).await?;
         }
         if self.checkpoint_lost {
@@ -320,7 +331,11 @@ impl Catalog {
 
     async fn write_superblock<D: Disk>(&mut self, store: &D, change: impl FnOnce(&mut Superblock)) -> Result<()> {
         let mut next = self.superblock.clone();
-        next.catalog.records_min = self.sequence;
+        next.catalog.records_min = self.sequence - u64::from(self.last_record_volatile);
+        if !self.session_begun {
+            next.session += 1;
+            next.catalog.records_found = self.sequence;
+        }
         change(&mut next);
         self.superblock_stale = true;
         let result = superblock::write_both(store, &mut next).await;
@@ -329,6 +344,7 @@ impl Catalog {
         result?;
         self.superblock = next;
         self.superblock_stale = false;
+        self.session_begun = true;
         Ok(())
     }
 
@@ -337,7 +353,7 @@ impl Catalog {
     async fn switch_area<D: Disk>(&mut self, store: &D, repeats_log: bool) -> Result<()> {
         let generation = self.superblock.catalog.generation_reserved + 1;
         self.write_superblock(store, |superblock| superblock.catalog.generation_reserved = generation).await?;
-        let log = LogIdentity { store_id: self.superblock.store_id, generation };
+        let log = LogIdentity { generation, ..self.log() };
         let area = self.superblock.area_other();
         let written = Checkpoint::of(&self.state).write(store, area, log).await?;
         let before = self.superblock.catalog;
@@ -349,6 +365,7 @@ impl Catalog {
             checkpoint_records: written.records,
             checkpoint_bytes: written.length_bytes,
             records_min: written.records,
+            records_found: written.records,
             previous_generation: previous.0,
             previous_records: previous.1,
         };
@@ -356,6 +373,7 @@ impl Catalog {
         self.position_bytes = area.offset_bytes + written.length_bytes;
         self.sequence = written.records;
         self.doubt = false;
+        self.last_record_volatile = false;
         self.worn = false;
         self.checkpoint_lost = false;
         Ok(())

@@ -36,7 +36,8 @@ struct Header {
     items_bytes: U32,
     copy: u8,
     flags: u8,
-    reserved: [u8; 14],
+    reserved: [u8; 6],
+    session: U64,
 }
 
 const _: () = assert!(size_of::<Header>() == RECORD_HEADER_BYTES);
@@ -48,6 +49,8 @@ pub struct LogIdentity {
     pub store_id: [u8; 16],
     /// The generation.
     pub generation: u64,
+    /// The session that writes. What is read may be of an earlier one.
+    pub session: u64,
 }
 
 /// Where a record stands in a checkpoint, if it is part of one.
@@ -74,6 +77,8 @@ pub struct Found {
     pub items_bytes: usize,
     /// Where it stands in a checkpoint.
     pub role: Role,
+    /// The session that appended it; 0 in a checkpoint, whose generation is told apart already.
+    pub session: u64,
 }
 
 /// Bytes of one copy of a record with so many bytes of items.
@@ -120,7 +125,8 @@ pub fn encode(
                 Role::Checkpoint => FLAG_CHECKPOINT,
                 Role::CheckpointLast => FLAG_CHECKPOINT | FLAG_CHECKPOINT_LAST,
             },
-            reserved: [0; 14],
+            reserved: [0; 6],
+            session: if role == Role::Appended { log.session } else { 0 }.into(),
         };
         bytes[..RECORD_HEADER_BYTES].copy_from_slice(header.as_bytes());
         let self_address = address_bytes + start as u64;
@@ -160,7 +166,8 @@ pub fn find(log: LogIdentity, address_bytes: u64, bytes: &[u8]) -> Option<Found>
     if header.copy > 1 || record_bytes(items_bytes) != length_bytes {
         return None;
     }
-    Some(Found { sequence: header.sequence.get(), copy: header.copy, length_bytes, items_bytes, role })
+    let (sequence, session) = (header.sequence.get(), header.session.get());
+    Some(Found { sequence, copy: header.copy, length_bytes, items_bytes, role, session })
 }
 
 /// The items of a valid copy whose bytes these are.

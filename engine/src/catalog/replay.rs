@@ -16,13 +16,15 @@ impl Catalog {
     pub(super) async fn replay<D: Disk>(&mut self, store: &D) -> Result<()> {
         let (area, place) = (self.superblock.area(), self.superblock.catalog);
         let checkpoint_end_bytes = area.offset_bytes + place.checkpoint_bytes;
-        let mut reader = LogReader::new(store, area, self.log(), area.offset_bytes, 0);
+        let reader = LogReader::new(store, area, self.log(), area.offset_bytes, 0);
+        let mut reader = reader.with_own_from(place.records_found);
         match self.replay_records(&mut reader, place.checkpoint_records).await {
             Ok(Role::CheckpointLast) if reader.position_bytes == checkpoint_end_bytes => {}
             Ok(_) => return Err(reader.lost("the checkpoint ends in another place than it should")),
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => {
                 self.replay_previous(store, error).await?;
-                reader = LogReader::new(store, area, self.log(), checkpoint_end_bytes, place.checkpoint_records);
+                reader = LogReader::new(store, area, self.log(), checkpoint_end_bytes, place.checkpoint_records)
+                    .with_own_from(place.records_found);
             }
             Err(error) => return Err(error),
         }
@@ -84,7 +86,7 @@ pub(super) async fn read_previous<D: Disk>(store: &D, catalog: &Catalog) -> Opti
         return None;
     }
     let area = catalog.superblock.area_other();
-    let log = LogIdentity { store_id: catalog.superblock.store_id, generation: place.previous_generation };
+    let log = LogIdentity { generation: place.previous_generation, ..catalog.log() };
     let mut state = State::new(catalog.superblock.geometry.segment_count);
     let mut reader = LogReader::new(store, area, log, area.offset_bytes, 0);
     for _ in 0..place.previous_records {

@@ -217,8 +217,8 @@ fn a_lost_checkpoint_that_cannot_be_put_back_stops_no_append() {
     let (disk, _) = store_with_a_lost_checkpoint(|block| block % 16 < 2);
     for failures in [1, 2] {
         let mut catalog = run(Catalog::open(&disk)).expect("opened");
-        // Behind the writes of the last record as it is and of the superblock.
-        disk.failing.set((2, failures));
+        // Behind the flush, the last record written as it is, and both copies of the superblock.
+        disk.failing.set((4, failures));
         let epoch = catalog.state().volume.active_epoch.0 + 1;
         run(catalog.append(&disk, &cut(epoch))).expect("appended");
         assert_eq!(disk.failing.get(), (0, 0));
@@ -256,6 +256,39 @@ fn a_torn_append_gives_the_old_state_or_the_new_one() {
         let density = random.u8(..);
         check(&disk.crashed(0, || random.u8(..) <= density));
     }
+}
+
+/// Two power cuts in appends to the same place: what the first left and what the second left add up to the record of the
+/// first, which nobody knows of any more.
+#[test]
+fn two_torn_appends_do_not_add_up_to_the_first() {
+    const SECTOR_BYTES: usize = 512;
+    let (disk, catalog) = store_with(2);
+    let at = catalog.position_bytes as usize;
+    let before = disk.bytes.borrow().clone();
+    let [first, second] = [1, 2].map(|hash| {
+        let mut items = samples(40, 0);
+        items[0] = Item::Sample { block: 0, hash };
+        items
+    });
+    let disk = MemoryDisk::with(before);
+    let mut catalog = run(Catalog::open(&disk)).expect("opened");
+    run(catalog.prepare_append(&disk, &first)).expect("prepared");
+    let mut torn = disk.bytes.borrow().clone();
+    run(catalog.append(&disk, &first)).expect("appended");
+    torn[at..at + SECTOR_BYTES].copy_from_slice(&disk.bytes.borrow()[at..at + SECTOR_BYTES]);
+
+    let disk = MemoryDisk::with(torn);
+    let mut catalog = run(Catalog::open(&disk)).expect("opened");
+    assert!(catalog.state().samples.is_empty(), "a torn record does not count");
+    run(catalog.prepare_append(&disk, &second)).expect("prepared");
+    let mut torn = disk.bytes.borrow().clone();
+    run(catalog.append(&disk, &second)).expect("appended");
+    let copy_bytes = at + SECTOR_BYTES..at + record::RECORD_ALIGN_BYTES;
+    torn[copy_bytes.clone()].copy_from_slice(&disk.bytes.borrow()[copy_bytes]);
+
+    let catalog = reopened(&torn).expect("opened");
+    assert!(catalog.state().samples.is_empty(), "a record of two halves was taken for the first");
 }
 
 #[test]
@@ -387,7 +420,7 @@ fn any_failing_step_leaves_a_catalog_that_opens() {
                 disk.failing.set((good, bad));
                 let _ = run(catalog.append(&disk, &cut(4)));
                 let _ = run(catalog.compact(&disk));
-                let _ = run(catalog.superblock_update(&disk, |superblock| superblock.session += 1));
+                let _ = run(catalog.superblock_update(&disk, |superblock| superblock.last_activity_unix_ms += 1));
                 disk.failing.set((0, 0));
                 let acknowledged = catalog.state().clone();
                 let doubt = catalog.doubt;

@@ -72,10 +72,13 @@ struct Image {
     origin_sector_bytes: U32,
     reserved: U32,
     sample_key: [u8; 32],
-    tail: [u8; SUPERBLOCK_BYTES - 296],
+    records_found: U64,
+    tail: [u8; SUPERBLOCK_BYTES - 304],
 }
 
 const _: () = assert!(size_of::<Image>() == SUPERBLOCK_BYTES);
+// What changes lies in one sector: torn, a copy is the old one or the new one, never a third.
+const _: () = assert!(std::mem::offset_of!(Image, tail) <= 512);
 
 /// Which catalog is current, and how far it is known to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -93,6 +96,9 @@ pub struct CatalogPlace {
     pub checkpoint_bytes: u64,
     /// Records that were durable when this superblock was written; a catalog that ends earlier is damaged.
     pub records_min: u64,
+    /// Records that the session named here found when it began, or the checkpoint's where it wrote that itself: those
+    /// behind count only if that session appended them.
+    pub records_found: u64,
     /// Generation in the other area whose state the checkpoint repeats; 0 where there is none.
     pub previous_generation: u64,
     /// Number of its records.
@@ -227,6 +233,7 @@ impl Superblock {
         image.checkpoint_records = self.catalog.checkpoint_records.into();
         image.checkpoint_bytes = self.catalog.checkpoint_bytes.into();
         image.records_min = self.catalog.records_min.into();
+        image.records_found = self.catalog.records_found.into();
         image.previous_generation = self.catalog.previous_generation.into();
         image.previous_records = self.catalog.previous_records.into();
     }
@@ -255,6 +262,7 @@ impl Superblock {
                 checkpoint_records: image.checkpoint_records.get(),
                 checkpoint_bytes: image.checkpoint_bytes.get(),
                 records_min: image.records_min.get(),
+                records_found: image.records_found.get(),
                 previous_generation: image.previous_generation.get(),
                 previous_records: image.previous_records.get(),
             },
@@ -284,7 +292,8 @@ impl Superblock {
         if catalog.previous_generation >= catalog.generation {
             return Err("previous_generation");
         }
-        if catalog.checkpoint_records == 0 || catalog.checkpoint_records > catalog.records_min {
+        let known = catalog.records_min.min(catalog.records_found);
+        if catalog.checkpoint_records == 0 || catalog.checkpoint_records > known {
             return Err("checkpoint_records");
         }
         if !catalog.checkpoint_bytes.is_multiple_of(4096) || catalog.checkpoint_bytes > self.area().length_bytes {
@@ -437,6 +446,7 @@ mod tests {
         superblock.catalog.checkpoint_records = 1;
         superblock.catalog.checkpoint_bytes = 8192;
         superblock.catalog.records_min = 2;
+        superblock.catalog.records_found = 1;
         superblock.session = 5;
         superblock.host_id = [6; 16];
         superblock.boot_id = [7; 16];
@@ -512,10 +522,11 @@ mod tests {
     #[test]
     fn fields_that_make_no_sense_are_corrupt_and_named() {
         type Change = fn(&mut Image);
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 13] = [
             ("segment_bytes", |image| image.segment_bytes = 65_537.into()),
             ("segment_count", |image| image.segment_count = 0.into()),
-            ("store_bytes", |image| image.segment_count = u32::MAX.into()),
+            ("segment_count", |image| image.segment_count = u32::MAX.into()),
+            ("store_bytes", |image| image.segment_count = 1_000.into()),
             ("catalog area offset", |image| image.areas[1].offset_bytes = 512.into()),
             ("overlapping parts", |image| image.areas[1] = image.areas[0]),
             ("area_current", |image| image.area_current = 2.into()),

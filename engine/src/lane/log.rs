@@ -125,6 +125,7 @@ pub(super) struct LaneLog {
     /// The lane of background work: it must not wait for memory that only background work frees. What it appends
     /// between two chances to write runs is bounded by a restore's step.
     is_background: Cell<bool>,
+    /// As long as the longest record so far, rounded up.
     buffer: RefCell<AlignedBuffer>,
 }
 
@@ -136,7 +137,7 @@ impl LaneLog {
             segment: RefCell::default(),
             unconfirmed: Cell::new(false),
             is_background: Cell::new(false),
-            buffer: RefCell::new(aligned_buffer(RECORD_BYTES_MAX)),
+            buffer: RefCell::new(aligned_buffer(0)),
         }
     }
 }
@@ -342,6 +343,10 @@ impl<D: Disk> Lane<D> {
     /// Writes one record into the open segment; returns its entries.
     async fn write_record(&self, epoch: &Arc<EpochState>, shares: &[Share]) -> Result<Vec<Entry>> {
         let mut buffer = self.log.buffer.replace(aligned_buffer(0));
+        let needed_bytes = (1 + shares.iter().map(|share| share.count).sum::<usize>()) * BLOCK_BYTES;
+        if buffer.len() < needed_bytes {
+            buffer = aligned_buffer(needed_bytes.next_power_of_two().min(RECORD_BYTES_MAX));
+        }
         let (address_bytes, entries) = self.fill_record(epoch, shares, &mut buffer);
         let length = (1 + entries.len()) * BLOCK_BYTES;
         planted!("settled-before-durable", entries.iter().for_each(|entry| epoch.needed.settle(entry.block)));

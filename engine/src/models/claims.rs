@@ -89,9 +89,41 @@ fn two_writers(blocks: u64, range: Range<u64>, wait: Wait) {
     origin.assert_saved_once(range);
 }
 
+pub(super) fn claim_settle() {
+    two_writers(1, 0..1, Wait::AfterSaving);
+}
+
+pub(super) fn claim_release() {
+    let origin = Origin::new(1);
+    let failing = origin.clone();
+    let thread = thread::spawn(move || failing.save(0..1, Wait::AfterSaving, true));
+    origin.write(0, 0..1, Wait::AfterSaving);
+    thread.join().expect("the other request ends");
+    origin.assert_saved_once(0..1);
+}
+
+pub(super) fn claim_waiters() {
+    let origin = Origin::new(1);
+    let mut claimed = Vec::new();
+    origin.map.claim(0..1, &mut claimed);
+    let waiters = [0, 1].map(|writer| {
+        let origin = origin.clone();
+        thread::spawn(move || {
+            block_on(origin.map.wait_unclaimed(0..1));
+            assert!(!origin.map.any_needed(0..1));
+            origin.places[0][writer].write(1);
+        })
+    });
+    origin.read_old(&claimed);
+    origin.map.settle(0);
+    for thread in waiters {
+        thread.join().expect("a waiter ends");
+    }
+}
+
 #[test]
 fn two_writers_of_a_block_save_it_once_and_both_overwrite_it_afterwards() {
-    explore("claim-settle", || two_writers(1, 0..1, Wait::AfterSaving));
+    explore("claim-settle", claim_settle);
 }
 
 #[test]
@@ -108,34 +140,10 @@ fn requests_that_wait_before_they_saved_hang_and_the_model_notices() {
 
 #[test]
 fn a_save_that_fails_releases_its_claims_and_wakes_who_waits_for_them() {
-    explore("claim-release", || {
-        let origin = Origin::new(1);
-        let failing = origin.clone();
-        let thread = thread::spawn(move || failing.save(0..1, Wait::AfterSaving, true));
-        origin.write(0, 0..1, Wait::AfterSaving);
-        thread.join().expect("the other request ends");
-        origin.assert_saved_once(0..1);
-    });
+    explore("claim-release", claim_release);
 }
 
 #[test]
 fn all_who_wait_for_a_claim_are_woken() {
-    explore("claim-waiters", || {
-        let origin = Origin::new(1);
-        let mut claimed = Vec::new();
-        origin.map.claim(0..1, &mut claimed);
-        let waiters = [0, 1].map(|writer| {
-            let origin = origin.clone();
-            thread::spawn(move || {
-                block_on(origin.map.wait_unclaimed(0..1));
-                assert!(!origin.map.any_needed(0..1));
-                origin.places[0][writer].write(1);
-            })
-        });
-        origin.read_old(&claimed);
-        origin.map.settle(0);
-        for thread in waiters {
-            thread.join().expect("a waiter ends");
-        }
-    });
+    explore("claim-waiters", claim_waiters);
 }

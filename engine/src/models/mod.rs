@@ -13,6 +13,13 @@
 
 mod claims;
 mod cut;
+mod flush;
+mod handout;
+mod orders;
+mod snapshot;
+mod views;
+mod wake;
+mod watch;
 
 use ::loom::cell::UnsafeCell;
 use ::loom::model::Builder;
@@ -32,7 +39,15 @@ const STEPS_MAX: usize = 20_000;
 
 /// Explores every interleaving of `model`; prints how many there are.
 fn explore(name: &str, model: impl Fn() + Sync + Send + 'static) {
-    let (executions, started) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let started = Instant::now();
+    let executions = check(model);
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{{\"kind\":\"loom\",\"model\":\"{name}\",\"executions\":{executions},\"seconds\":{seconds:.2}}}");
+}
+
+/// Explores every interleaving of `model`; gives their number.
+fn check(model: impl Fn() + Sync + Send + 'static) -> usize {
+    let executions = Arc::new(AtomicUsize::new(0));
     let count = executions.clone();
     let mut builder = Builder::new();
     // LOOM_MAX_PREEMPTIONS wins, for longer runs.
@@ -42,8 +57,7 @@ fn explore(name: &str, model: impl Fn() + Sync + Send + 'static) {
         count.fetch_add(1, Ordering::Relaxed);
         model();
     });
-    let (executions, seconds) = (executions.load(Ordering::Relaxed), started.elapsed().as_secs_f64());
-    println!("{{\"kind\":\"loom\",\"model\":\"{name}\",\"executions\":{executions},\"seconds\":{seconds:.2}}}");
+    executions.load(Ordering::Relaxed)
 }
 
 struct Unpark(thread::Thread);

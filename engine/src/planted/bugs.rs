@@ -65,13 +65,18 @@ pub const BUGS: &[Bug] = &[
     bug("run-left-volatile", EXACT, "the catalog names a run before it is durable"),
     bug("spill-covers-too-much", EXACT, "a spilled map claims records that were published after it was frozen"),
     bug("merge-drops-the-cut", EXACT, "the first epoch of a snapshot counts as of the snapshot before"),
-    bug("merge-frees-shared-segment", EXACT, "a merge frees segments that older snapshots still need"),
+    bug("merge-frees-shared-segment", EXACT, "a merge frees segments in which older snapshots still need a few blocks"),
     bug("delete-frees-needed-epoch", EXACT, "the epoch of the oldest snapshot is freed with those before it"),
     bug("segment-freed-under-reader", EXACT, "segments are handed out again while a reader reads them"),
     // The catalog and the superblock.
     bug("append-left-volatile", EXACT, "a catalog record is acted on before it is durable"),
     bug("checkpoint-left-volatile", EXACT, "the superblock points to a checkpoint that is not durable yet"),
     bug("failed-append-forgotten", EXACT, "an append in doubt is followed by another under the same sequence"),
+    bug(
+        "earlier-session-counts",
+        EXACT,
+        "what is left of an earlier session's last append may count as a record of this one",
+    ),
     bug("lost-catalog-record-ends-the-log", EXACT, "a damaged catalog record passes for the end of the log"),
     bug("older-superblock-wins", EXACT, "of two valid superblocks copy A is taken, whatever its sequence"),
     // Recovery.

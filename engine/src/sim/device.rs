@@ -50,8 +50,8 @@ impl Request {
     /// What the journal says of it once it is done; only writes are noted.
     fn written(&self, effect: Option<Effect>) -> Option<Written> {
         let Request::Write { offset_bytes, content, .. } = self else { return None };
-        let astray = effect.is_some_and(Effect::is_silent);
-        Some(Written { offset_bytes: *offset_bytes, content: content.clone(), astray })
+        let effect = effect.filter(|effect| effect.is_silent());
+        Some(Written { offset_bytes: *offset_bytes, content: content.clone(), effect })
     }
 }
 
@@ -99,8 +99,8 @@ pub struct Written {
     /// Where it was meant to land.
     pub offset_bytes: u64,
     content: Content,
-    /// It was lost or went astray.
-    pub astray: bool,
+    /// What a silent fault did to it.
+    pub effect: Option<Effect>,
 }
 
 impl Written {

@@ -116,6 +116,11 @@ impl SimDisk {
         self.device().faults.clear();
     }
 
+    /// Takes away the faults that nobody would hear of.
+    pub fn clear_silent_faults(&self) {
+        self.device().faults.clear_silent();
+    }
+
     /// How many requests faults have struck.
     pub fn faults_struck(&self) -> u64 {
         self.device().faults.struck()

@@ -129,6 +129,11 @@ impl Faults {
         self.active.clear();
     }
 
+    /// From now on no write is lost or goes astray.
+    pub fn clear_silent(&mut self) {
+        self.active.retain(|fault| !fault.effect.is_silent());
+    }
+
     /// The faults that may still strike.
     pub fn active(&self) -> &[Fault] {
         &self.active

@@ -9,7 +9,7 @@ use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, Disks};
 use crate::error::Result;
 use crate::lane::Lane;
-use crate::snapshot::{Consistency, Snapshot, SnapshotName, SnapshotOptions};
+use crate::snapshot::{BrokenReason, Consistency, Snapshot, SnapshotName, SnapshotOptions};
 use crate::volume::{self, Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -150,6 +150,13 @@ impl Rig {
     pub fn snapshot(&self, name: &str) -> Result<Snapshot> {
         let (name, deadline) = (snapshot_name(name), Deadline::new());
         block_on(self.volume.snapshot(&self.disks, &name, snapshot_options(), &deadline))
+    }
+
+    /// Why a snapshot is broken, if it is.
+    pub fn snapshot_reason(&self, name: &str) -> Option<BrokenReason> {
+        let snapshots = block_on(self.volume.snapshots());
+        let snapshot = snapshots.iter().find(|snapshot| snapshot.name.as_str() == name).expect("it exists");
+        snapshot.broken.as_ref().map(|(reason, _)| *reason)
     }
 
     /// Reads a snapshot.

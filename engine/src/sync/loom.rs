@@ -1,8 +1,9 @@
 //! loom's atomics as the engine uses them.
 //!
 //! Invariants:
-//! - Loom regards a sequentially consistent access as acquire-release, and would find mistakes that are none. So such an
-//!   access has a sequentially consistent fence before it here: what compilers make of it on the weakest processors.
+//! - Loom regards a sequentially consistent access as acquire-release, and would find mistakes that are none. So here
+//!   such an access has a sequentially consistent fence beside it, in either of the two ways in which compilers do that
+//!   on weak processors: before every access, or after every one that writes.
 //! - An access can be weakened by [`weaken`] for one model, so that the model can show that it notices.
 
 pub use ::loom::sync::atomic::Ordering;
@@ -32,13 +33,19 @@ pub mod weaken {
     pub type Site = (&'static str, u32, u32);
 
     thread_local! {
-        static WEAKENED: Cell<Option<Site>> = const { Cell::new(None) };
+        static WEAKENED: Cell<Option<(Site, Ordering)>> = const { Cell::new(None) };
+        static FENCES_AFTER: Cell<bool> = const { Cell::new(false) };
         static SEEN: RefCell<BTreeMap<Site, (Access, Ordering)>> = const { RefCell::new(BTreeMap::new()) };
     }
 
-    /// From now on the access there is relaxed, in models that this thread checks.
-    pub fn access_at(site: Site) {
-        WEAKENED.set(Some(site));
+    /// From now on the access there has this order, in models that this thread checks.
+    pub fn access_at(site: Site, order: Ordering) {
+        WEAKENED.set(Some((site, order)));
+    }
+
+    /// From now on the fences of sequentially consistent accesses stand after those that write.
+    pub fn fences_after_writes() {
+        FENCES_AFTER.set(true);
     }
 
     /// The accesses that this thread has seen, with the orders that the source gives them.
@@ -49,21 +56,30 @@ pub mod weaken {
     pub(super) fn order(access: Access, order: Ordering, caller: &'static Location<'static>) -> Ordering {
         let site = (caller.file(), caller.line(), caller.column());
         SEEN.with_borrow_mut(|seen| seen.insert(site, (access, order)));
-        if WEAKENED.get() == Some(site) {
-            return Ordering::Relaxed;
+        match WEAKENED.get() {
+            Some((weakened, order)) if weakened == site => order,
+            _ => order,
         }
-        order
+    }
+
+    pub(super) fn fences_are_after() -> bool {
+        FENCES_AFTER.get()
     }
 }
 
-/// The order that the access has in the model; a fence where loom needs one.
+/// Makes the access with the order that it has in the model, and with a fence where loom needs one.
 #[track_caller]
-fn ordered(access: Access, order: Ordering) -> Ordering {
+fn ordered<T>(access: Access, order: Ordering, make: impl FnOnce(Ordering) -> T) -> T {
     let order = weaken::order(access, order, Location::caller());
-    if order == Ordering::SeqCst {
+    let (is_consistent, is_after) = (order == Ordering::SeqCst, weaken::fences_are_after());
+    if is_consistent && !is_after {
         checked::fence(Ordering::SeqCst);
     }
-    order
+    let result = make(order);
+    if is_consistent && is_after && access != Access::Load {
+        checked::fence(Ordering::SeqCst);
+    }
+    result
 }
 
 macro_rules! atomic {
@@ -81,19 +97,19 @@ macro_rules! atomic {
             /// Reads.
             #[track_caller]
             pub fn load(&self, order: Ordering) -> $value {
-                self.0.load(ordered(Access::Load, order))
+                ordered(Access::Load, order, |order| self.0.load(order))
             }
 
             /// Writes.
             #[track_caller]
             pub fn store(&self, value: $value, order: Ordering) {
-                self.0.store(value, ordered(Access::Store, order));
+                ordered(Access::Store, order, |order| self.0.store(value, order));
             }
 
             /// Writes; gives what was there.
             #[track_caller]
             pub fn swap(&self, value: $value, order: Ordering) -> $value {
-                self.0.swap(value, ordered(Access::Update, order))
+                ordered(Access::Update, order, |order| self.0.swap(value, order))
             }
         }
     };
@@ -108,7 +124,7 @@ macro_rules! atomic_integer {
                 /// Changes; gives what was there.
                 #[track_caller]
                 pub fn $operation(&self, value: $value, order: Ordering) -> $value {
-                    self.0.$operation(value, ordered(Access::Update, order))
+                    ordered(Access::Update, order, |order| self.0.$operation(value, order))
                 }
             )+
         }

@@ -57,6 +57,16 @@ pub mod counted {
     pub use std::sync::{Arc, Weak};
 }
 
+/// Who is running.
+pub mod thread {
+    #[cfg(loom)]
+    pub use ::loom::thread::{current, ThreadId};
+    #[cfg(shuttle)]
+    pub use ::shuttle::thread::{current, ThreadId};
+    #[cfg(not(any(loom, shuttle)))]
+    pub use std::thread::{current, ThreadId};
+}
+
 /// What orders a loom model may weaken, to show that it can fail.
 #[cfg(loom)]
-pub use self::loom::weaken;
+pub use self::loom::{weaken, Access};

@@ -75,10 +75,18 @@ impl Volume {
                 return Ok(true);
             }
         }
-        if self.seal_next(disks).await? || self.merge_next(disks).await? {
+        if self.seal_next(disks).await? {
             return Ok(true);
         }
-        self.restore_step(lane).await
+        let merged = self.merge_next(disks).await;
+        if matches!(merged, Ok(true)) {
+            return merged;
+        }
+        // A run that cannot be read keeps others from being merged, but no restore from ending.
+        if self.restore_step(lane).await? {
+            return Ok(true);
+        }
+        merged
     }
 
     /// The store takes no runs any more and memory is at its bound: snapshots break rather than memory grow.

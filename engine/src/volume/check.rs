@@ -8,6 +8,7 @@ use crate::entry::{Entry, UNREADABLE};
 use crate::error::Result;
 use crate::format::item::SegmentState;
 use crate::run::{pages_for, Run, RunLayout};
+use crate::saved::SavedMap;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
@@ -47,13 +48,14 @@ pub async fn check_store<D: Disk>(store: &D, options: CheckOptions) -> Result<Ve
     let geometry = catalog.superblock().geometry;
     let places =
         SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes: u64::from(geometry.segment_bytes) };
-    check_state(store, catalog.state(), catalog.repairs(), places, options, &AtomicBool::new(false)).await
+    check_state(store, catalog.state(), catalog.repairs(), &[], places, options, &AtomicBool::new(false)).await
 }
 
 async fn check_state<D: Disk>(
     store: &D,
     state: &State,
     repairs: u64,
+    maps: &[Arc<SavedMap>],
     places: SegmentPlaces,
     options: CheckOptions,
     cut_short: &AtomicBool,
@@ -67,6 +69,9 @@ async fn check_state<D: Disk>(
     }
     for (run, segments) in state.segments_by_run() {
         checker.check_run(run, segments).await;
+    }
+    for map in maps {
+        checker.check_map(map).await;
     }
     for record in state.snapshots.values().filter(|record| record.broken.is_some()) {
         let sentence = format!("snapshot {} is broken: {}", record.name, record.reason);
@@ -121,7 +126,6 @@ impl<D: Disk> Checker<'_, D> {
         if entry.epoch < self.horizon || entry.address == UNREADABLE {
             return;
         }
-        let offset = entry.address * BLOCK_BYTES as u64;
         let segment = self.places.segment_of(entry.address);
         let found = segment.and_then(|segment| self.state.segments.get(segment as usize).zip(Some(segment)));
         let Some((record, segment)) = found else {
@@ -136,10 +140,31 @@ impl<D: Disk> Checker<'_, D> {
                     .find(format!("block {block} of epoch {epoch} lies in segment {segment}, which is {other:?}"));
             }
         }
-        if self.options.data {
-            if let Err(error) = self.store.read(offset, image).await.and_then(|()| verify(entry, image)) {
-                self.find(error.to_string());
+        self.check_image(entry, image).await;
+    }
+
+    /// What no run holds yet. The map may grow meanwhile, into segments that this state does not know.
+    async fn check_map(&mut self, map: &SavedMap) {
+        let mut image = aligned_buffer(BLOCK_BYTES);
+        let mut from = 0;
+        while let Some(entry) = map.next_block(from).and_then(|block| map.find(block)) {
+            if self.cut_short.load(Ordering::Relaxed) {
+                return;
             }
+            from = entry.block + 1;
+            if entry.epoch >= self.horizon && entry.address != UNREADABLE {
+                self.check_image(&entry, &mut image).await;
+            }
+        }
+    }
+
+    async fn check_image(&mut self, entry: &Entry, image: &mut [u8]) {
+        if !self.options.data {
+            return;
+        }
+        let offset = entry.address * BLOCK_BYTES as u64;
+        if let Err(error) = self.store.read(offset, image).await.and_then(|()| verify(entry, image)) {
+            self.find(error.to_string());
         }
     }
 }
@@ -148,10 +173,10 @@ impl Volume {
     /// Checks the store, as it is now, while the volume is in use. Nobody waits for it: should its reading keep
     /// segments from being used again that somebody needs, it is cut short and says so.
     pub async fn check<D: Disk>(&self, store: &D, options: CheckOptions) -> Result<Vec<Finding>> {
-        let (state, repairs, _view) = {
+        let (state, repairs, view) = {
             let ledger = self.ledger.lock().await;
             (ledger.catalog.state().clone(), ledger.catalog.repairs(), self.view_now())
         };
-        check_state(store, &state, repairs, self.places, options, &self.room_wanted).await
+        check_state(store, &state, repairs, &view.maps, self.places, options, &self.room_wanted).await
     }
 }

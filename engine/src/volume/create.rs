@@ -75,6 +75,9 @@ pub(crate) async fn create_with_geometry<D: Disk>(
     superblock.host_id = options.host_id;
     superblock.last_activity_unix_ms = options.now_unix_ms;
     superblock.sample_key = options.sample_key;
+    // Run ids follow from sessions: pages of an earlier store on the device are not to pass for this one's.
+    let [a, b, c, d, ..] = options.store_id;
+    superblock.session = u64::from(u32::from_le_bytes([a, b, c, d]) >> 1);
     let key = &options.sample_key;
     let mut items = vec![Item::Volume(VolumeFacts { size_bytes, active_epoch: Epoch(1), flush_failed: false })];
     items.extend(WatchLog::read(&disks.origin, key, size_bytes, std::iter::empty()).await.items());

@@ -22,7 +22,7 @@ impl Volume {
         ledger.groups_joined = true;
         ledger.may_be_dead = true;
         if ledger.horizon() == Epoch(u64::MAX) && self.active_epoch().needed.saving() {
-            self.stop_saving(&mut ledger).await;
+            self.stop_saving(&mut ledger, disks).await;
         }
         self.work.notify();
         Ok(())

@@ -81,7 +81,7 @@ impl Volume {
         };
         tracing::error!(%cause, "{sentence}: all snapshots of the volume are broken");
         let youngest = Epoch(u64::MAX - 1);
-        planted!("broken-mark-after-overwrite", self.stop_saving(&mut ledger).await);
+        planted!("broken-mark-after-overwrite", self.stop_saving(&mut ledger, disks).await);
         if let Err(error) = self.break_through(&mut ledger, disks, youngest, reason, sentence).await {
             tracing::error!(%error, "broken snapshots can be recorded nowhere; first writes wait");
             drop(ledger);
@@ -129,14 +129,20 @@ impl Volume {
         self.set_horizon(ledger.horizon());
         ledger.may_be_dead = true;
         if ledger.horizon() == Epoch(u64::MAX) && self.active_epoch().needed.saving() {
-            self.stop_saving(ledger).await;
+            self.stop_saving(ledger, disks).await;
         }
         self.work.notify();
         Ok(())
     }
 
     /// No snapshot needs anything any more: a new epoch in which nothing is saved.
-    pub(crate) async fn stop_saving(&self, ledger: &mut Ledger) {
+    pub(crate) async fn stop_saving<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) {
+        // A second record confirms the one that says so. Were that lost as the last of the catalog, a snapshot would be
+        // back that nothing was saved for any more.
+        let facts = ledger.catalog.state().volume;
+        if let Err(error) = ledger.catalog.append(&disks.store, &[Item::Volume(facts)]).await {
+            tracing::error!(%error, "the catalog's last record could not be confirmed");
+        }
         let next = self.prepare_epoch(self.size_blocks(), false);
         self.switch_quietly(ledger, next).await;
     }

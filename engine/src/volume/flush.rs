@@ -6,7 +6,7 @@
 //! - The latch is in the catalog, so that it outlives the process.
 
 use super::{BrokenElsewhere, Volume};
-use crate::disk::{Disk, Disks};
+use crate::disk::{flush_since, Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
 use crate::sync::atomic::Ordering;
@@ -23,11 +23,17 @@ impl Volume {
     pub(crate) async fn flush_origin_unrecorded<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         self.refuse_after_failed_flush()?;
         planted!("flush-of-the-wrong-device", return disks.store.flush().await);
-        let result = disks.origin.flush().await;
+        // Another lane's flush may have failed and lost what this one is about, and that lane may not have said so yet.
+        let result = flush_since(&disks.origin, self.origin_flush_failures).await;
         let result = planted!("failed-flush-retried", result.or(disks.origin.flush().await), result);
         self.latch_failed_flush(result)?;
         planted!("flush-ignores-other-lanes", return Ok(()));
         self.refuse_after_failed_flush()
+    }
+
+    /// Whether a flush failed, in this process or an earlier one, and nobody has cleared that.
+    pub fn is_flush_failed(&self) -> bool {
+        self.flush_failed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn refuse_after_failed_flush(&self) -> Result<()> {

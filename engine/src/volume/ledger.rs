@@ -28,6 +28,8 @@ pub(crate) struct Ledger {
     pub(crate) to_seal: VecDeque<Frozen>,
     /// Two groups were joined: younger duplicates may be dropped.
     pub(crate) groups_joined: bool,
+    /// How often in a row that failed.
+    pub(crate) join_failures: u32,
     /// The horizon has risen: segments and runs of older epochs can be freed.
     pub(crate) may_be_dead: bool,
     next_run: u64,
@@ -50,6 +52,7 @@ impl Ledger {
             cursor: 0,
             to_seal: VecDeque::new(),
             groups_joined: false,
+            join_failures: 0,
             may_be_dead: true,
             next_run,
             kept_for_runs,

@@ -24,12 +24,16 @@ use std::ops::Range;
 
 /// Runs that pile up before they are merged.
 const FAN_OUT: usize = 4;
+/// How often in a row the merge that makes up for joined groups may fail before it waits for the next deletion.
+const JOIN_FAILURES_MAX: u32 = 4;
 
 /// What is to be merged, decided under the ledger's lock.
 struct Plan<'a> {
     /// Keeps the segments of the sources from being handed out again.
     view: ViewGuard<'a>,
     window: Range<usize>,
+    /// It is what makes up for groups that were joined.
+    joins: bool,
     groups: Groups,
     /// Epochs all of whose entries are in the sources.
     complete: Range<Epoch>,
@@ -50,23 +54,28 @@ impl Volume {
         self.is_busy_with(Activity::Merging);
         let merged = self.write_merged(disks, &plan).await;
         let mut ledger = self.ledger.lock().await;
-        match merged {
+        let installed = match merged {
             Ok((run, unused, live)) => {
                 ledger.give_back(unused);
-                self.install_merged(&mut ledger, disks, &plan, run, &live).await?;
-                self.stats.merges.add(1);
-                Ok(true)
+                self.install_merged(&mut ledger, disks, &plan, run, &live).await
             }
             Err(error) => {
                 ledger.give_back(plan.layout.segments.iter().copied());
                 // It gave way and is planned anew when there is room.
                 if error.kind() == ErrorKind::Busy {
-                    Ok(true)
+                    Ok(false)
                 } else {
                     Err(error)
                 }
             }
+        };
+        self.stats.merges.add(u64::from(matches!(installed, Ok(true))));
+        if plan.joins {
+            // Planned anew, too, but not for ever: a run that cannot be read keeps the others from being merged.
+            ledger.join_failures = if installed.is_err() { ledger.join_failures + 1 } else { 0 };
+            ledger.groups_joined |= !matches!(installed, Ok(true)) && ledger.join_failures < JOIN_FAILURES_MAX;
         }
+        installed.map(|_| true)
     }
 
     async fn plan_merge(&self) -> Option<Plan<'_>> {
@@ -102,7 +111,7 @@ impl Volume {
         let first_map = view.maps.first().expect("the active epoch has a map").epoch();
         let complete = after_previous..next_run.unwrap_or(first_map).min(first_map);
         let (run, layout) = (ledger.next_run(), self.run_layout(ledger.take(count)));
-        Some(Plan { groups: ledger.groups(), view, window, complete, run, layout })
+        Some(Plan { groups: ledger.groups(), view, window, joins, complete, run, layout })
     }
 
     /// Writes what lives of the sources as one run; counts what lives by segment.
@@ -138,6 +147,7 @@ impl Volume {
         Ok((Some(written.run), written.unused, live))
     }
 
+    /// False where the sources are gone.
     async fn install_merged<D: Disk>(
         &self,
         ledger: &mut Ledger,
@@ -145,16 +155,17 @@ impl Volume {
         plan: &Plan<'_>,
         run: Option<Run>,
         live: &BTreeMap<SegmentIndex, u64>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let ids: Vec<u64> = plan.sources().iter().map(|run| run.meta().run).collect();
         if !ids.iter().all(|id| ledger.catalog.state().runs.contains_key(id)) {
             // Somebody who needed room freed a source meanwhile: what was written is of no use any more.
             let written = run.map(|run| run.layout().segments.clone()).unwrap_or_default();
             ledger.give_back(written);
-            return Ok(());
+            return Ok(false);
         }
         let segments = &ledger.catalog.state().segments;
-        let is_live = |segment: &SegmentIndex| live.contains_key(segment) && !planted!("merge-frees-shared-segment");
+        let count_dead = planted!("merge-frees-shared-segment", 8, 0);
+        let is_live = |segment: &SegmentIndex| live.get(segment).is_some_and(|count| *count > count_dead);
         let is_dead = |segment: &SegmentIndex| match segments[*segment as usize].state {
             SegmentState::Data { epoch } => plan.complete.contains(&epoch) && !is_live(segment),
             _ => false,
@@ -178,7 +189,7 @@ impl Volume {
         for run in ids {
             self.cache.forget(run);
         }
-        Ok(())
+        Ok(true)
     }
 }
 

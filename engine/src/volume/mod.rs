@@ -26,7 +26,7 @@ mod recovery;
 mod restore;
 mod seal;
 mod switch;
-mod views;
+pub(crate) mod views;
 
 pub use background::Activity;
 pub use check::{check_store, CheckOptions, Finding};
@@ -113,6 +113,8 @@ pub struct Volume {
     horizon: AtomicU64,
     background_failures: AtomicU32,
     activity: Mutex<Activity>,
+    /// Failed flushes of the origin when the volume was opened; with one more no flush of it succeeds.
+    origin_flush_failures: u64,
     flush_failed: AtomicBool,
     closed: AtomicBool,
 }

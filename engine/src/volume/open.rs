@@ -39,8 +39,8 @@ impl Volume {
         let breaks = reasons_to_break(disks, &catalog, &options).await?;
         // A record may be readable and still volatile: flush first, then trust what is read.
         planted!("attach-trusts-volatile", Ok(()), disks.store.flush().await)?;
-        // Whose the store was and how it ended stays until what follows from it is durable.
-        catalog.superblock_update(&disks.store, |superblock| superblock.session += 1).await?;
+        // A new session begins. Whose the store was and how it ended stays until what follows from it is durable.
+        catalog.superblock_update(&disks.store, |_| {}).await?;
         planted!("host-recorded-too-early", mistakes::record_host(&mut catalog, disks, options.host_id).await?);
         let geometry = catalog.superblock().geometry;
         let segment_bytes = u64::from(geometry.segment_bytes);
@@ -60,22 +60,31 @@ impl Volume {
                 superblock.last_activity_unix_ms = options.now_unix_ms;
             })
             .await?;
-        let volume = assemble(ledger, places, watch, options)?;
+        let accept = options.accept;
+        let mut volume = assemble(ledger, places, watch, options)?;
+        volume.origin_flush_failures = disks.origin.flush_failures();
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
-        volume.load_needed(disks).await?;
+        volume.load_needed(disks, accept).await?;
         Ok(Arc::new(volume))
     }
 
-    /// Blocks saved since the youngest whole snapshot need not be saved again. A damaged run does not keep the volume
-    /// from being used: what depends on it is broken.
-    async fn load_needed<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+    /// Blocks saved since the youngest whole snapshot need not be saved again. A run that is damaged or cannot be read
+    /// does not keep the volume from being used: what depends on it is broken.
+    async fn load_needed<D: Disk>(&self, disks: &Disks<D>, accept: Accept) -> Result<()> {
         while let Err((last_epoch, error)) = self.load_needed_once(disks).await {
-            if error.kind() != ErrorKind::Corrupt || self.restore.target().is_some_and(|target| target <= last_epoch) {
+            if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) {
                 return Err(error);
             }
             tracing::error!(%error, "the index is damaged");
             let mut ledger = self.ledger.lock().await;
+            if self.restore.target().is_some_and(|target| target <= last_epoch) {
+                if !accept.abandoned_restore {
+                    return Err(half_restored(&error.to_string()));
+                }
+                ledger.catalog.append(&disks.store, &[Item::RestoreEnd]).await?;
+                self.restore.abandon();
+            }
             let sentence = "a part of the index is damaged";
             self.break_through(&mut ledger, disks, last_epoch, BrokenReason::RecordLost, sentence).await?;
             while self.free_dead(&mut ledger, disks).await? {}
@@ -89,7 +98,13 @@ impl Volume {
         let (active, view) = (self.active_epoch(), self.view_now());
         for run in view.runs.iter().filter(|run| run.meta().last_epoch >= youngest) {
             let mut cursor = run.scan_all();
-            while let Some(entry) = cursor.next(&disks.store).await.map_err(|error| (run.meta().last_epoch, error))? {
+            loop {
+                let mut next = cursor.next(&disks.store).await;
+                if next.as_ref().is_err_and(|error| error.kind() == ErrorKind::Io) {
+                    // A sector that is lost fails again.
+                    next = cursor.next(&disks.store).await;
+                }
+                let Some(entry) = next.map_err(|error| (run.meta().last_epoch, error))? else { break };
                 if entry.epoch >= youngest {
                     active.needed.settle_unclaimed(entry.block);
                 }
@@ -250,13 +265,16 @@ fn refuse_half_restored(ledger: &Ledger, breaks: &[Break], accept: Accept) -> Re
     if accept.abandoned_restore {
         return Ok(Some(Item::RestoreEnd));
     }
+    Err(half_restored(&cause.sentence))
+}
+
+fn half_restored(cause: &str) -> Error {
     let message = format!(
-        "a restore is under way and the snapshot it needs would break ({}): the disk holds blocks of before and after \
-         the restore. Put right what is wrong and attach again; or attach with --abandon-restore, and the volume is \
-         that mixture, to be repaired from a backup",
-        cause.sentence
+        "a restore is under way and the snapshot it needs would break ({cause}): the disk holds blocks of before and \
+         after the restore. Put right what is wrong and attach again; or attach with --abandon-restore, and the volume \
+         is that mixture, to be repaired from a backup"
     );
-    Err(Error::new(ErrorKind::Broken, "attach", "volume").saying(message))
+    Error::new(ErrorKind::Broken, "attach", "volume").saying(message)
 }
 
 /// One run for each epoch that some whole snapshot still needs. Where the store has no room for them the oldest
@@ -364,6 +382,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         horizon: AtomicU64::new(horizon.0),
         background_failures: Default::default(),
         activity: Mutex::default(),
+        origin_flush_failures: 0,
         flush_failed: AtomicBool::new(facts.flush_failed),
         closed: AtomicBool::new(false),
         ledger: crate::sync::lock::Mutex::new(ledger),

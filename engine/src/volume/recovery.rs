@@ -15,7 +15,7 @@ use crate::entry::{Entry, UNREADABLE};
 use crate::error::Result;
 use crate::format::checksum;
 use crate::format::item::SegmentState;
-use crate::format::record::{RecordHeader, RecordHome, RECORD_BYTES_MAX};
+use crate::format::record::{RecordHeader, RecordHome};
 use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -47,8 +47,6 @@ pub(super) struct Recovered {
 
 /// Bytes read at once while looking for headers.
 const WINDOW_BYTES: usize = 256 << 10;
-/// Blocks looked at behind what does not verify: a lost record is at most this long, and the next follows it.
-const LOOK_AHEAD_BLOCKS: usize = RECORD_BYTES_MAX / BLOCK_BYTES;
 
 /// Scans every segment in the hands of a lane. Reads nothing else, and of a record only its header, but for the last
 /// of each lane.
@@ -56,13 +54,13 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
     let state = catalog.state();
     let mut recovered = Recovered::default();
     let mut lanes: BTreeMap<u16, BTreeMap<u64, Found>> = BTreeMap::new();
+    let mut reader = SegmentReader::new(store, places);
     for (index, record) in state.segments.iter().enumerate() {
         let SegmentState::Lane { lane } = record.state else { continue };
         let (segment, incarnation) = (index as SegmentIndex, record.incarnation);
         let home = RecordHome { store: catalog.superblock().store_id, lane, segment, incarnation };
-        let mut reader = SegmentReader::new(store, places, segment);
-        let found = reader.scan(&home).await;
-        if reader.unreadable {
+        let found = reader.scan(segment, &home).await;
+        if std::mem::take(&mut reader.unreadable) {
             // Which records were there cannot be known.
             recovered.lose_through(state.volume.active_epoch);
         }
@@ -122,7 +120,7 @@ async fn is_torn<D: Disk>(store: &D, record: &Found) -> bool {
     false
 }
 
-/// Looks for records in one segment through a window that moves forward.
+/// Looks for records in segments, one after the other, through a window that moves forward.
 struct SegmentReader<'a, D> {
     store: &'a D,
     places: SegmentPlaces,
@@ -135,29 +133,28 @@ struct SegmentReader<'a, D> {
 }
 
 impl<'a, D: Disk> SegmentReader<'a, D> {
-    fn new(store: &'a D, places: SegmentPlaces, segment: SegmentIndex) -> Self {
-        let window = aligned_buffer(WINDOW_BYTES.min(places.segment_bytes as usize));
-        SegmentReader { store, places, segment, window, window_bytes: 0..0, unreadable: false }
+    fn new(store: &'a D, places: SegmentPlaces) -> Self {
+        SegmentReader { store, places, segment: 0, window: aligned_buffer(0), window_bytes: 0..0, unreadable: false }
     }
 
-    /// Every valid record, also behind damaged ones.
-    async fn scan(&mut self, home: &RecordHome) -> Vec<Found> {
+    /// Every valid record, also behind damaged ones, however many.
+    async fn scan(&mut self, segment: SegmentIndex, home: &RecordHome) -> Vec<Found> {
+        (self.segment, self.window_bytes) = (segment, 0..0);
+        if self.window.is_empty() {
+            self.window = aligned_buffer(WINDOW_BYTES.min(self.places.segment_bytes as usize));
+        }
         let length = self.places.segment_bytes as usize;
         let start = self.places.segment_start_bytes(self.segment);
-        let (mut found, mut at, mut missed) = (Vec::new(), 0, 0);
-        while at + BLOCK_BYTES <= length && missed <= LOOK_AHEAD_BLOCKS {
+        let (mut found, mut at) = (Vec::new(), 0);
+        while at + BLOCK_BYTES <= length {
             let address_bytes = start + at as u64;
             let header = RecordHeader::decode(home, address_bytes, self.block(at).await);
             match header.filter(|header| at + header.length_bytes() <= length) {
                 Some(header) => {
                     at += header.length_bytes();
-                    missed = 0;
                     found.push(Found { header, address_bytes, torn: false });
                 }
-                None => {
-                    at += BLOCK_BYTES;
-                    missed += 1;
-                }
+                None => at += BLOCK_BYTES,
             }
         }
         found

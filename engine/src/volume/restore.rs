@@ -4,6 +4,7 @@
 //! - An automatic snapshot of the state before is cut first: a restore can be undone by restoring that.
 //! - A block is *moved* when the origin holds its content durably and the catalog says so. Until then it is read as of
 //!   the target, and no write reaches it: a write moves it first.
+//! - Nothing is moved before the catalog on the store says for sure that a restore is under way.
 //! - After a crash unmoved blocks are moved again; moved ones never: they may have been written since.
 //! - While a restore is under way nothing cuts, deletes, grows or detaches.
 
@@ -37,11 +38,16 @@ pub(crate) struct RestoreState {
     /// Looked at by every request; the record only when it is set.
     active: AtomicBool,
     record: RwLock<Option<RestoreRecord>>,
+    /// The store did not confirm that it began: a crash may take it back.
+    in_doubt: AtomicBool,
     /// One mover at a time: the background, or a write that needs its blocks moved.
     mover: crate::sync::lock::Mutex<()>,
     /// Blocks that could not be moved: what the target holds there cannot be read, or not be written. Reading them
     /// fails; a write of the whole block puts them right. Forgotten at a crash, and then found again.
     unmovable: Mutex<BTreeSet<BlockIndex>>,
+    /// The background is to forget them and to try again. Only the mover may: it looks at them when it has moved the
+    /// others of its step.
+    try_again: AtomicBool,
     ticks: AtomicU32,
 }
 
@@ -75,6 +81,11 @@ impl RestoreState {
         let mut slot = self.record.write().expect("no holder of this lock panics");
         self.active.store(record.is_some(), Ordering::Release);
         *slot = record;
+    }
+
+    /// The owner goes on with the mixture that the disk holds.
+    pub(crate) fn abandon(&self) {
+        self.set(None);
     }
 
     fn is_moved(&self, block: BlockIndex) -> bool {
@@ -131,7 +142,11 @@ impl RestoreState {
     /// From time to time what could not be moved is tried again. True if there is something to try.
     pub(crate) fn try_unmovable_again(&self) -> bool {
         let is_time = self.ticks.fetch_add(1, Ordering::Relaxed) % TICKS_BETWEEN_TRIES == TICKS_BETWEEN_TRIES - 1;
-        is_time && !std::mem::take(&mut *self.unmovable.lock().expect("no holder of this lock panics")).is_empty()
+        let tries = is_time && !self.unmovable().is_empty();
+        if tries {
+            self.try_again.store(true, Ordering::Relaxed);
+        }
+        tries
     }
 
     /// The first block that is neither moved nor known to be unmovable.
@@ -186,6 +201,7 @@ impl Volume {
         if result.is_err() {
             // In doubt. It has begun, so that the volume shows the same should it reappear after a crash.
             ledger.in_memory(std::slice::from_ref(&item));
+            self.restore.in_doubt.store(true, Ordering::Relaxed);
         }
         self.restore.set(ledger.catalog.state().restore.clone());
         self.work.notify();
@@ -266,9 +282,19 @@ impl Volume {
         result
     }
 
+    /// The mover's first step: before anything is moved the store has to know of it.
+    async fn confirm_restore<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        if self.restore.in_doubt.load(Ordering::Relaxed) {
+            self.ledger.lock().await.catalog.compact(&disks.store).await?;
+            self.restore.in_doubt.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     async fn move_and_mark<D: Disk>(&self, lane: &Lane<D>, offset: u64, content: &Content<'_>) -> Result<()> {
         let range = blocks_touched(offset, content.length_bytes());
         let Some(target) = self.restore.target_of_unmoved(range.clone()) else { return Ok(()) };
+        self.confirm_restore(lane.disks()).await?;
         self.move_saved_since(lane, target, range.clone()).await?;
         for block in self.restore.unmovable().range(range.clone()) {
             let at = block * BLOCK_BYTES as u64;
@@ -315,6 +341,9 @@ impl Volume {
     /// other background work.
     pub(crate) async fn restore_step<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
         let Some(_mover) = self.restore.mover.try_lock() else { return Ok(false) };
+        if self.restore.try_again.swap(false, Ordering::Relaxed) {
+            self.restore.unmovable.lock().expect("no holder of this lock panics").clear();
+        }
         let Some(RestoreProgress { target, before, cursor_block, blocks }) = self.restore_progress() else {
             return Ok(false);
         };
@@ -326,6 +355,7 @@ impl Volume {
             // Only writes of whole blocks can help now.
             return Ok(false);
         };
+        self.confirm_restore(lane.disks()).await?;
         self.is_busy_with(Activity::Restoring);
         let end = blocks.min(start + self.limits.restore_step_blocks);
         let at = self.move_saved_since(lane, target, start..end).await?.min(blocks);

@@ -23,14 +23,15 @@ pub(crate) use verify::verify_origin;
 
 use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::format::item::Item;
 use crate::lane::Content;
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES};
 use crate::volume::Volume;
 use hashes::{hash_sectors, read_blocks, SectorHashes};
-use places::{Places, WatchedBlocks, WATCHED_MAX};
+pub(crate) use places::WatchedBlocks;
+use places::{Places, WATCHED_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -292,7 +293,8 @@ async fn record<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
     let mut ledger = volume.ledger.lock().await;
     if let Err(error) = ledger.catalog.append(&disks.store, items).await {
         tracing::error!(%error, "the watch on the origin could not be kept up");
-        if !matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) {
+        // What the catalog refuses for good it would refuse from memory, too.
+        if ledger.catalog.admit(items).is_ok() {
             ledger.in_memory(items);
         }
     }

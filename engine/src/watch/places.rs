@@ -21,8 +21,11 @@ const END_BLOCKS: u64 = 3;
 const PARTITION_BLOCKS_MAX: usize = 2 * (START_BLOCKS.len() + END_BLOCKS as usize);
 /// Most blocks watched at a time: twice what a disk can have, for while they change the old and the new are watched.
 /// In models a few.
-pub(super) const WATCHED_MAX: usize =
-    if cfg!(loom) { 4 } else { 2 * (TABLE_BLOCKS_MAX + (PARTITIONS_MAX + 2) * PARTITION_BLOCKS_MAX) };
+pub(super) const WATCHED_MAX: usize = match (cfg!(loom), cfg!(shuttle)) {
+    (true, _) => 4,
+    (_, true) => 16,
+    _ => 2 * (TABLE_BLOCKS_MAX + (PARTITIONS_MAX + 2) * PARTITION_BLOCKS_MAX),
+};
 
 /// What is to be watched on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,14 +73,14 @@ fn places_in(bytes: Range<u64>) -> BTreeSet<BlockIndex> {
 }
 
 /// The watched blocks for those inside the gate: sorted, behind them nothing that is looked at.
-pub(super) struct WatchedBlocks {
+pub(crate) struct WatchedBlocks {
     count: AtomicUsize,
     sorted: [AtomicU64; WATCHED_MAX],
 }
 
 impl WatchedBlocks {
     /// A set with these blocks.
-    pub(super) fn new(blocks: impl Iterator<Item = BlockIndex>) -> WatchedBlocks {
+    pub(crate) fn new(blocks: impl Iterator<Item = BlockIndex>) -> WatchedBlocks {
         let sorted = std::array::from_fn(|_| AtomicU64::new(0));
         let watched = WatchedBlocks { count: AtomicUsize::new(0), sorted };
         watched.replace(blocks);
@@ -85,7 +88,7 @@ impl WatchedBlocks {
     }
 
     /// Replaces all of them. Nobody is inside the gate, which orders these stores before the loads of who enters next.
-    pub(super) fn replace(&self, blocks: impl Iterator<Item = BlockIndex>) {
+    pub(crate) fn replace(&self, blocks: impl Iterator<Item = BlockIndex>) {
         let sorted = BTreeSet::from_iter(blocks);
         assert!(sorted.len() <= WATCHED_MAX, "{} blocks are watched", sorted.len());
         for (slot, block) in self.sorted.iter().zip(&sorted) {
@@ -95,7 +98,7 @@ impl WatchedBlocks {
     }
 
     /// Whether one of the range is in the set.
-    pub(super) fn any_in(&self, range: Range<BlockIndex>) -> bool {
+    pub(crate) fn any_in(&self, range: Range<BlockIndex>) -> bool {
         let sorted = &self.sorted[..self.count.load(Ordering::Relaxed)];
         let at = sorted.partition_point(|block| block.load(Ordering::Relaxed) < range.start);
         sorted.get(at).is_some_and(|block| block.load(Ordering::Relaxed) < range.end)

@@ -3,6 +3,7 @@
 # store's, once as the device under an image file. Held against each other: when the old write is seen on the bare disk,
 # and when the successor has its devices.
 #@ seconds 150
+#@ push 7.2
 . "$PROJECT/tests/kernel/lib/common.sh"
 delay_ms=5000
 sectors=$((64 * 2048))

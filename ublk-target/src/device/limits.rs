@@ -91,7 +91,10 @@ impl Limits {
             discard_bytes_max: RANGE_BYTES_MAX,
             discard_granularity_bytes: 4096,
             write_zeroes_bytes_max: RANGE_BYTES_MAX,
-            fua: true,
+            // RWF_DSYNC would do on most file systems, but not on all: FUSE (so virtiofs, too) drops it from asynchronous
+            // direct writes (Linux 6.18). And where its flush fails it says no more than that a write did, while the
+            // failure may have cost the writes of others.
+            fua: false,
             volatile_cache: true,
             rotational: false,
             serial: None,

@@ -17,6 +17,7 @@ pub use mounts::{mount_point_in, mount_points_of, users_of};
 pub(crate) use syscalls::{discard_range, zero_range};
 
 use cairn_engine::error::{Error, ErrorKind, Result};
+use cairn_engine::flushes::Flushes;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
@@ -80,18 +81,13 @@ pub struct Device {
     kind: DeviceKind,
     size_bytes: AtomicU64,
     limits: Limits,
-    flush_failures: AtomicU64,
+    flushes: Flushes,
 }
 
 impl Device {
-    /// Remembers that a flush failed, for everybody who uses the device.
-    pub fn count_failed_flush(&self) {
-        self.flush_failures.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// How many flushes failed.
-    pub fn flush_failures(&self) -> u64 {
-        self.flush_failures.load(Ordering::SeqCst)
+    /// All flushes of the device go through here, whichever thread asks for them.
+    pub fn flushes(&self) -> &Flushes {
+        &self.flushes
     }
 
     /// Opens the device at `path`. Errors name the device, who holds it, and what to do.
@@ -131,8 +127,8 @@ impl Device {
                 .saying("the device does not tell its sector size, or refuses direct I/O")
                 .caused_by(source)
         })?;
-        let (size_bytes, flush_failures) = Default::default();
-        let device = Device { path: path.to_owned(), file, kind, size_bytes, limits, flush_failures };
+        let (size_bytes, flushes) = Default::default();
+        let device = Device { path: path.to_owned(), file, kind, size_bytes, limits, flushes };
         device.refresh_size()?;
         Ok(device)
     }

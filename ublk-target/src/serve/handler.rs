@@ -125,10 +125,16 @@ impl ControlHandler for Worker {
         let stats = self.volume.stats().await;
         let snapshots = self.volume.snapshots().await;
         let broken: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| snapshot.broken.is_some()).collect();
-        let state_reason = broken.first().map(|first| {
+        let of_snapshots = broken.first().map(|first| {
             let why = first.broken.as_ref().map(|(_, reason)| reason.as_str()).unwrap_or_default();
             format!("{} of {} snapshots are broken; {}: {why}", broken.len(), snapshots.len(), first.name)
         });
+        let of_disk = self.volume.is_flush_failed().then(|| {
+            "a flush of the disk failed, and no flush succeeds any more; check the disk, then attach with \
+             --clear-failed-flush"
+                .to_owned()
+        });
+        let reasons: Vec<String> = of_disk.into_iter().chain(of_snapshots).collect();
         let free_bytes = stats.segments_free * stats.segment_bytes;
         let store_bytes = self.devices.store.size_bytes();
         let origin = &self.devices.origin;
@@ -146,8 +152,8 @@ impl ControlHandler for Worker {
                 used_bytes: store_bytes.saturating_sub(free_bytes),
                 free_bytes,
             },
-            state: if broken.is_empty() { VolumeState::Whole } else { VolumeState::Degraded },
-            state_reason,
+            state: if reasons.is_empty() { VolumeState::Whole } else { VolumeState::Degraded },
+            state_reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             frontend: if self.by_ublk { Frontend::Ublk } else { Frontend::Nbd },
             device: self.by_ublk.then(|| self.paths.device_link().display().to_string()),
             nbd_uri: (!self.by_ublk).then(|| unix_uri(&self.paths.nbd_socket(), &self.config.name)),

@@ -7,6 +7,7 @@
 //! - A device is stopped only when nobody uses it.
 
 pub mod control;
+mod event_fd;
 pub mod features;
 mod notifier;
 mod openers;

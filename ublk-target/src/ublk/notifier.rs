@@ -1,129 +1,95 @@
 //! Wakes a thread that sleeps in its io_uring when another thread wakes one of its tasks.
 //!
 //! libublk sleeps in `io_uring_enter`; a waker called on another thread only marks the task runnable. So every task of a
-//! queue thread is polled with a waker that also writes an eventfd, which the queue's ring has a poll pending on.
+//! queue thread is polled with a waker that also raises an event, which the queue's ring has a poll pending on.
 //!
 //! Invariants:
 //! - A wake-up from another thread always makes the ring return; one from the own thread never costs a system call.
 //! - A task's waker is made once; polling allocates nothing.
+//! - A task is runnable before its event is raised. So whoever takes the event and then runs its tasks misses nothing;
+//!   the models of the engine (`models/wake.rs`) include this file.
 
-use futures_util::task::AtomicWaker;
-use rustix::event::{eventfd, EventfdFlags};
-use rustix::io::Errno;
+use cairn_engine::sync::thread::{current, ThreadId};
+use cairn_engine::sync::AtomicWaker;
 use std::future::Future;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::ThreadId;
 
-/// The eventfd of one queue thread.
-#[derive(Clone)]
-pub struct Notifier {
-    event: Arc<OwnedFd>,
+/// What a sleeping ring can be made to return by.
+pub trait Event {
+    /// Makes the ring return, now or when it next sleeps; from any thread.
+    fn raise(&self);
+    /// Takes what was raised, so that the ring sleeps again.
+    fn clear(&self);
+}
+
+/// The event of one queue thread.
+pub struct Notifier<E> {
+    event: Arc<E>,
     owner: ThreadId,
 }
 
-impl Notifier {
+impl<E> Clone for Notifier<E> {
+    fn clone(&self) -> Self {
+        Notifier { event: self.event.clone(), owner: self.owner }
+    }
+}
+
+impl<E: Event + Send + Sync + 'static> Notifier<E> {
     /// A notifier for the calling thread.
-    pub fn new() -> std::io::Result<Notifier> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Notifier { event: Arc::new(event), owner: std::thread::current().id() })
+    pub fn new(event: Arc<E>) -> Notifier<E> {
+        Notifier { event, owner: current().id() }
     }
 
-    /// The descriptor to poll for input.
-    pub fn raw_fd(&self) -> RawFd {
-        self.event.as_raw_fd()
+    /// The event.
+    pub fn event(&self) -> &E {
+        &self.event
     }
 
-    /// Makes the owner's ring return, from any thread.
-    pub fn notify(&self) {
-        match rustix::io::write(&self.event, &1u64.to_ne_bytes()) {
-            // The counter is full: it is readable already.
-            Ok(_) | Err(Errno::AGAIN) => {}
-            Err(errno) => panic!("an eventfd cannot be written: {errno}"),
-        }
-    }
-
-    /// Takes what was notified, so that the next poll waits again.
+    /// Takes what was notified, so that the ring sleeps again. Whoever does so runs its tasks afterwards.
     pub fn clear(&self) {
-        let mut count = [0; 8];
-        match rustix::io::read(&self.event, &mut count) {
-            Ok(_) | Err(Errno::AGAIN) => {}
-            Err(errno) => panic!("an eventfd cannot be read: {errno}"),
-        }
+        self.event.clear();
     }
 
     /// `task`, polled with a waker that reaches this thread from any other.
-    pub fn wrap<F: Future>(&self, task: F) -> Notified<F> {
+    pub fn wrap<F: Future>(&self, task: F) -> Notified<E, F> {
         let link = Arc::new(Link { task: AtomicWaker::new(), notifier: self.clone() });
         Notified { waker: Waker::from(link.clone()), link, task: Box::pin(task) }
     }
 }
 
-struct Link {
+struct Link<E> {
     task: AtomicWaker,
-    notifier: Notifier,
+    notifier: Notifier<E>,
 }
 
-impl Wake for Link {
+impl<E: Event + Send + Sync + 'static> Wake for Link<E> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.task.wake();
-        if std::thread::current().id() != self.notifier.owner {
-            self.notifier.notify();
+        if current().id() != self.notifier.owner {
+            self.notifier.event.raise();
         }
     }
 }
 
 /// See [`Notifier::wrap`].
-pub struct Notified<F> {
+pub struct Notified<E, F> {
     task: Pin<Box<F>>,
-    link: Arc<Link>,
+    link: Arc<Link<E>>,
     waker: Waker,
 }
 
-impl<F: Future> Future for Notified<F> {
+impl<E, F: Future> Future for Notified<E, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         self.link.task.register(context.waker());
         let waker = self.waker.clone();
         self.task.as_mut().poll(&mut Context::from_waker(&waker))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::{Duration, Instant};
-
-    fn readable(notifier: &Notifier) -> bool {
-        let mut polled = [rustix::event::PollFd::new(&*notifier.event, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default())).expect("polls") == 1
-    }
-
-    #[test]
-    fn a_wake_from_another_thread_reaches_the_ring_and_one_from_the_own_does_not() {
-        let notifier = Notifier::new().expect("an eventfd");
-        let (sender, receiver) = std::sync::mpsc::channel::<Waker>();
-        let mut task = notifier.wrap(std::future::poll_fn(move |context| {
-            sender.send(context.waker().clone()).expect("the test listens");
-            Poll::<()>::Pending
-        }));
-        let mut context = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut task).poll(&mut context).is_pending());
-        let waker = receiver.recv_timeout(Duration::from_secs(1)).expect("polled");
-        waker.wake_by_ref();
-        assert!(!readable(&notifier), "the own thread needs no system call");
-        let started = Instant::now();
-        std::thread::spawn(move || waker.wake()).join().expect("wakes");
-        assert!(readable(&notifier), "another thread does");
-        assert!(started.elapsed() < Duration::from_secs(1));
-        notifier.clear();
-        assert!(!readable(&notifier));
     }
 }

@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+use super::event_fd::EventFd;
 use super::notifier::Notifier;
 use super::request::Request;
 use super::service::{Service, ServiceFactory};
@@ -20,8 +21,9 @@ use libublk::uring_async::{ublk_submit_sqe_async, wait_and_handle_io_events};
 use libublk::{UblkError, UblkUringData};
 use smol::LocalExecutor;
 use std::cell::{Cell, RefCell};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 
 /// Entries of the ring for each tag: the block request itself, and the I/O that saving and writing take.
 const RING_ENTRIES_PER_TAG: u32 = 4;
@@ -37,7 +39,7 @@ pub fn run_queue<F: ServiceFactory>(
     all_ready: &Barrier,
 ) -> Result<(), UblkError> {
     make_ring(u32::from(device.dev_info.queue_depth))?;
-    let notifier = Notifier::new()?;
+    let notifier = Notifier::new(Arc::new(EventFd::new()?));
     let service = Rc::new(factory.make(queue)?);
     let buffer_bytes = device.dev_info.max_io_buf_bytes as usize;
     let buffers: Vec<_> = (0..device.dev_info.queue_depth).map(|_| IoBuf::<u8>::new(buffer_bytes)).collect();
@@ -112,9 +114,9 @@ fn arrival(completed: Result<i32, UblkError>) -> Result<(), UblkError> {
 }
 
 /// Lets other threads interrupt this one's sleep.
-async fn listen(notifier: Notifier) {
+async fn listen(notifier: Notifier<EventFd>) {
     loop {
-        let request = opcode::PollAdd::new(types::Fd(notifier.raw_fd()), libc::POLLIN as u32).build();
+        let request = opcode::PollAdd::new(types::Fd(notifier.event().as_raw_fd()), libc::POLLIN as u32).build();
         // The request points to no memory; the descriptor stays open with the notifier.
         let result = ublk_submit_sqe_async(request, UblkUringData::Target as u64).await;
         assert!(result.is_ok_and(|events| events >= 0), "an eventfd can be polled");

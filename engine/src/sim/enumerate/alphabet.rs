@@ -8,12 +8,18 @@ use std::fmt;
 
 /// Raised whenever the alphabet, the order of workloads or what is counted as a state changes: figures of different
 /// versions do not add up to the coverage of one.
-pub const ALPHABET_VERSION: u32 = 1;
+pub const ALPHABET_VERSION: u32 = 3;
+
+/// From one beginning of a workload to the next. Without a factor in common with the number of operations, so that
+/// none is left out.
+const PREFIX_STRIDE: u64 = 6_700_417;
 
 /// Block `a`; `b` follows it. Neither is watched, both neighbours are.
 pub(super) const BLOCK_A: u64 = 2;
 /// Blocks of the volume: two that are not watched, between those at the start and those at the end.
 pub(super) const VOLUME_BLOCKS: u64 = 7;
+/// Blocks by which it may grow, one at a time.
+pub(super) const GROWTH_BLOCKS: u64 = 2;
 
 /// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,12 +68,16 @@ pub enum Operation {
     Step,
     /// What a lane does once a second.
     Tick,
+    /// The origin has grown by a block, and the volume grows with it.
+    Grow,
+    /// The store grows.
+    GrowStore,
 }
 
 use Operation::*;
 
 /// Every operation with its name.
-const NAMES: [(Operation, &str); 22] = [
+const NAMES: [(Operation, &str); 24] = [
     (WriteA, "write-a"),
     (WriteB, "write-b"),
     (WriteHead, "write-head"),
@@ -90,6 +100,8 @@ const NAMES: [(Operation, &str); 22] = [
     (Work, "work"),
     (Step, "step"),
     (Tick, "tick"),
+    (Grow, "grow"),
+    (GrowStore, "grow-store"),
 ];
 
 impl fmt::Display for Operation {
@@ -109,28 +121,30 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// So many neighbours, from a multiple of it on, differ only in the last operation and in the kind of disk.
+    pub const FAMILY: u64 = 2 * NAMES.len() as u64;
+
     /// How many workloads have this length, those that are left out counted.
     pub fn count(length: u32) -> u64 {
         2 * (NAMES.len() as u64).pow(length)
     }
 
-    /// The workload with this number; none where it is left out. Neighbours differ in the last operation.
-    pub fn numbered(length: u32, mut number: u64) -> Option<Workload> {
+    /// The workload with this number; none where it is left out. Neighbours differ in the kind of disk, then in the
+    /// last operation: so they leave the same images more often. What stands before the last operation follows in an order
+    /// that soon has a bit of everything: a run of the longer ones does not come to its end.
+    pub fn numbered(length: u32, number: u64) -> Option<Workload> {
         assert!(number < Workload::count(length), "workload {number} of length {length}");
         let letters = NAMES.len() as u64;
-        let mut operations = Vec::new();
-        for _ in 0..length {
-            operations.push(NAMES[(number % letters) as usize].0);
-            number /= letters;
+        let (has_fua, mut rest) = (number.is_multiple_of(2), number / 2);
+        let mut operations = vec![NAMES[(rest % letters) as usize].0];
+        rest = (rest / letters).wrapping_mul(PREFIX_STRIDE) % letters.pow(length - 1);
+        for _ in 1..length {
+            operations.push(NAMES[(rest % letters) as usize].0);
+            rest /= letters;
         }
         operations.reverse();
-        let workload = Workload { has_fua: number == 0, operations };
+        let workload = Workload { has_fua, operations };
         (!workload.is_renamed()).then_some(workload)
-    }
-
-    /// Workloads that differ only in their last operation; the numbers of one length fall into groups of this many.
-    pub fn family() -> u64 {
-        NAMES.len() as u64
     }
 
     /// It is another one with the names of the blocks exchanged, and that one comes first.

@@ -4,7 +4,7 @@
 //! - The model hears of an operation before the engine does, and of its end after the engine.
 //! - An operation that finds nothing to act on makes no workload: the same one without it is another.
 
-use super::alphabet::{Operation, Workload, BLOCK_A};
+use super::alphabet::{Operation, Workload, BLOCK_A, VOLUME_BLOCKS};
 use super::machine::{Attached, Machine};
 use super::pages::Image;
 use super::tape::Event;
@@ -17,7 +17,7 @@ use crate::sim::oracle::{Change, Existence, Oracle};
 use crate::sim::rig::{snapshot_name, snapshot_options};
 use crate::sim::stamp::stamp;
 use crate::sim::Crash;
-use crate::units::TEAR_BYTES;
+use crate::units::{BLOCK_BYTES, TEAR_BYTES};
 use std::ops::Range;
 
 const SECTORS_PER_BLOCK: u64 = 8;
@@ -44,28 +44,32 @@ struct Runner<'a> {
     machine: &'a Machine,
     attached: Option<Attached>,
     oracle: Oracle,
-    /// Number of the operation.
-    position: usize,
+    /// Snapshots so far, those before a restore counted.
+    snapshots: usize,
     is_last: bool,
     phases: Vec<Vec<Oracle>>,
 }
 
 /// Runs a workload on a store made just now; none where some operation has nothing to act on.
 pub(super) fn run(machine: &Machine, initial: &Image, workload: &Workload) -> Result<Option<Course>, String> {
-    machine.tape.borrow_mut().load(initial);
-    machine.tape.borrow_mut().events = Some(Vec::new());
+    {
+        let mut tape = machine.tape.borrow_mut();
+        tape.load(initial);
+        tape.events = Some(Vec::new());
+        tape.has_fua = workload.has_fua;
+        tape.origin_size_pages = VOLUME_BLOCKS as usize;
+    }
     let mut runner = Runner {
         machine,
         attached: None,
         oracle: Oracle::new(&Machine::initial_content()),
-        position: 0,
+        snapshots: 0,
         is_last: false,
         phases: Vec::new(),
     };
     runner.attach()?;
     let mut last_from = 0;
     for (position, operation) in workload.operations.iter().enumerate() {
-        runner.position = position;
         runner.is_last = position + 1 == workload.operations.len();
         last_from = machine.tape.borrow().events.as_ref().map_or(0, Vec::len);
         match runner.perform(*operation).map_err(|error| format!("operation {position}, {operation}: {error}"))? {
@@ -133,6 +137,8 @@ impl Runner<'_> {
             Work => self.work(usize::MAX),
             Step => self.work(1),
             Tick => self.tick(),
+            Grow => self.grow(),
+            GrowStore => self.grow_store(),
         }
     }
 
@@ -184,11 +190,16 @@ impl Runner<'_> {
         self.attached().volume.restore_progress().is_some()
     }
 
+    fn next_name(&mut self) -> String {
+        self.snapshots += 1;
+        format!("s{}", self.snapshots)
+    }
+
     fn snapshot(&mut self) -> Result<End, String> {
         if self.is_restoring() {
             return Ok(End::NothingToActOn);
         }
-        let name = format!("s{}", self.position);
+        let name = self.next_name();
         let ticket = self.oracle.start_snapshot(&name);
         self.enter_phase();
         let options = snapshot_options();
@@ -199,7 +210,6 @@ impl Runner<'_> {
         Ok(End::Done)
     }
 
-    /// Names end in the number of the operation that made them, which is a digit.
     fn snapshots_by_age(&self) -> Vec<String> {
         let mut names: Vec<String> = self.oracle.snapshots().map(|(name, _)| name.to_owned()).collect();
         names.sort_by_key(|name| name.trim_start_matches('s').parse::<usize>().expect("names end in a number"));
@@ -236,8 +246,12 @@ impl Runner<'_> {
 
     fn restore(&mut self) -> Result<End, String> {
         let names = self.snapshots_by_age();
-        let Some(target) = names.first().filter(|_| !self.is_restoring()) else { return Ok(End::NothingToActOn) };
-        let (target, before) = (snapshot_name(target), format!("s{}", self.position));
+        // What the volume had before it grew is not restored, but exported.
+        let fits = |name: &&String| self.oracle.snapshot_sectors(name) == Some(self.oracle.sectors());
+        let Some(target) = names.first().filter(fits).filter(|_| !self.is_restoring()).cloned() else {
+            return Ok(End::NothingToActOn);
+        };
+        let (target, before) = (snapshot_name(&target), self.next_name());
         let volume = &self.attached().volume;
         let content = block_on(self.machine.snapshot_content(volume, &target)).map_err(failed)?;
         let ticket = self.oracle.start_snapshot(&before);
@@ -286,6 +300,31 @@ impl Runner<'_> {
             }
         }
         Ok(End::Done)
+    }
+
+    fn grow(&mut self) -> Result<End, String> {
+        {
+            let mut tape = self.machine.tape.borrow_mut();
+            if self.is_restoring() || tape.origin_size_pages == tape.shape.origin_pages {
+                return Ok(End::NothingToActOn);
+            }
+            tape.origin_size_pages += 1;
+        }
+        let mut grown = self.oracle.clone();
+        grown.extend(&[0; BLOCK_BYTES]);
+        self.enter_phase_of(vec![self.oracle.clone(), grown.clone()]);
+        block_on(self.attached().volume.grow(&self.machine.disks)).map_err(failed)?;
+        self.oracle = grown;
+        Ok(End::Done)
+    }
+
+    fn grow_store(&mut self) -> Result<End, String> {
+        self.enter_phase();
+        let attached = self.attached();
+        let segments = || block_on(attached.volume.stats()).segments_total;
+        let before = segments();
+        block_on(attached.volume.grow_store(&self.machine.disks)).map_err(failed)?;
+        Ok(if segments() == before { End::NothingToActOn } else { End::Done })
     }
 
     fn tick(&mut self) -> Result<End, String> {

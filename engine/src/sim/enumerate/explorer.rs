@@ -12,18 +12,23 @@ use super::cut::{tears, Cut};
 use super::machine::Machine;
 use super::pages::{mix, Image, MixMap};
 use super::place::{Place, Step};
-use super::tape::{Device, Event, Lie, Piece, Request};
+use super::tape::{sector_count, Device, Event, Lie, Piece, Request};
 use super::usage;
 use super::verdict::{Found, Verdict};
 use super::Settings;
 use crate::sim::oracle::Oracle;
 use crate::sim::Crash;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// Crashes within crashes: the first, and so many during recovery.
 const DEPTH_MAX: usize = 3;
-/// Contents kept before a family starts with none.
-const PAGES_MAX: usize = 100_000;
+/// Each crash more within crashes is so many times rarer.
+const DEEPER_RARER: u64 = 16;
+/// Contents kept before the next workload starts with none.
+const PAGES_MAX: usize = 50_000;
+/// Images remembered before they are forgotten.
+const RECOVERED_MAX: usize = 16 << 20;
 
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,21 +54,23 @@ pub struct Failure {
     pub message: String,
 }
 
-type Recovery = Rc<Result<Found, String>>;
-
-/// Explores workloads of one kind of disk, one after the other.
+/// Explores workloads, one after the other.
 pub(super) struct Explorer {
     machine: Machine,
-    has_fua: bool,
     lie: Option<Lie>,
     initial: Image,
-    recovered: MixMap<u64, Recovery>,
+    /// By the hash of the image.
+    recovered: MixMap<u64, Rc<Found>>,
+    /// Everything that was found, once.
+    found: HashSet<Rc<Found>>,
     settings: Settings,
     pub(super) counts: Counts,
     /// Where the state that is looked at lies.
     path: Vec<Step>,
     /// Only this state is looked at.
     only: Option<Vec<Step>>,
+    /// What was asked of the disks, where only one state is looked at.
+    pub(super) notes: Vec<String>,
     seed: u64,
 }
 
@@ -94,39 +101,39 @@ struct Walk<'a> {
 }
 
 impl Explorer {
-    pub(super) fn new(has_fua: bool, settings: Settings) -> Explorer {
-        let machine = Machine::new(has_fua, settings.lie);
+    pub(super) fn new(settings: Settings) -> Explorer {
+        let machine = Machine::new(settings.lie);
         let initial = machine.create();
         Explorer {
             machine,
-            has_fua,
             lie: settings.lie,
             initial,
             recovered: MixMap::default(),
+            found: HashSet::new(),
             settings,
             counts: Counts::default(),
             path: Vec::new(),
             only: None,
+            notes: Vec::new(),
             seed: 0,
         }
     }
 
-    /// Whether it explores workloads of this kind of disk.
-    pub(super) fn takes(&self, workload: &Workload) -> bool {
-        self.has_fua == workload.has_fua
-    }
-
     /// Forgets contents and images where they have become many.
-    pub(super) fn begin_family(&mut self) {
+    fn tidy(&mut self) {
         if self.machine.tape.borrow().pages.count() > PAGES_MAX {
-            self.machine = Machine::new(self.has_fua, self.lie);
+            self.machine = Machine::new(self.lie);
             self.initial = self.machine.create();
         }
-        self.recovered.clear();
+        if self.recovered.len() > RECOVERED_MAX {
+            self.recovered.clear();
+            self.found.clear();
+        }
     }
 
     /// Looks at every state of a workload, or only at one.
     pub(super) fn explore(&mut self, workload: &Workload, only: Option<Vec<Step>>) -> Result<(), Failure> {
+        self.tidy();
         self.only = only;
         self.path.clear();
         self.seed = workload
@@ -164,24 +171,46 @@ impl Explorer {
 
     /// Crashes at every event and at the end.
     fn walk(&mut self, mut cut: Cut, events: &[Event], walk: &Walk<'_>) -> Result<(), String> {
+        self.note_requests(events);
+        // All requests of a recovery are of one phase, whatever the tape says.
+        let phase_of = |event: &Event| event.phase.min(walk.phases.len() - 1);
         let mut point = 0;
         for (index, event) in events.iter().enumerate() {
-            let phase = walk.phases[event.phase.min(walk.phases.len() - 1)];
+            let phase = walk.phases[phase_of(event)];
             if let Request::Write { pieces, .. } = &event.request {
                 self.visit_torn(&cut, event.device, pieces, point, phase)?;
             }
             cut.complete(&mut self.machine.tape.borrow_mut().pages, event);
             self.visit_all(&cut, point + 1, phase, None)?;
             point += 2;
-            let next =
-                events.get(index + 1).map_or(walk.phases.len() - 1, |next| next.phase.min(walk.phases.len() - 1));
-            if next != event.phase.min(walk.phases.len() - 1) && index + 1 < events.len() {
+            let next = events.get(index + 1).map_or(phase_of(event), phase_of);
+            if next != phase_of(event) {
                 self.visit_all(&cut, point, walk.phases[next], None)?;
                 point += 1;
             }
         }
         let last = *walk.phases.last().expect("there is a phase at the end");
         self.visit_all(&cut, point, last, walk.settled)
+    }
+
+    fn note_requests(&mut self, events: &[Event]) {
+        if self.only.is_none() {
+            return;
+        }
+        let origin_pages = self.machine.tape.borrow().shape.origin_pages as u32;
+        self.notes.push(format!("after {} crashes:", self.path.len()));
+        for (index, event) in events.iter().enumerate() {
+            let what = match &event.request {
+                Request::Flush => "flush".to_owned(),
+                Request::Write { pieces, durable } => {
+                    let first = pieces.first().map_or(0, |piece| piece.index);
+                    let page = if event.device == Device::Store { first - origin_pages } else { first };
+                    let sectors = sector_count(pieces);
+                    format!("write at page {page}, {sectors} sectors{}", if *durable { ", durable" } else { "" })
+                }
+            };
+            self.notes.push(format!("  request {index}, phase {}: {:?}: {what}", event.phase, event.device));
+        }
     }
 
     /// The states while a write is in flight that are neither those before it nor those after it.
@@ -238,8 +267,9 @@ impl Explorer {
         self.judge(cut, phase, settled, step.crash)?;
         let number = mix(self.path.iter().fold(self.seed, |sum, step| mix(sum ^ step.number())));
         let replayed_further = self.only.as_ref().is_some_and(|only| only.len() > self.path.len());
-        let is_chosen = number.is_multiple_of(self.settings.again_one_in) && self.only.is_none();
-        if (is_chosen && depth + 1 < DEPTH_MAX) || replayed_further {
+        let is_chosen =
+            number.is_multiple_of(self.settings.again_one_in.saturating_mul(DEEPER_RARER.pow(depth as u32)));
+        if (is_chosen && depth + 1 < DEPTH_MAX && self.only.is_none()) || replayed_further {
             self.crash_again(cut, phase, step.crash)?;
         }
         if number % self.settings.used_one_in == 1 || self.only.is_some() {
@@ -253,26 +283,31 @@ impl Explorer {
     fn judge(&mut self, cut: &Cut, phase: Phase<'_>, settled: Option<&Found>, crash: Crash) -> Result<(), String> {
         self.counts.states += 1;
         self.counts.again += u64::from(self.path.len() > 1);
-        let recovery = self.recover(&cut.visible);
-        let found = recovery.as_ref().as_ref().map_err(String::clone)?;
+        let found = &*self.recover(&cut.visible)?;
         let verdict = if crash == Crash::Power { phase.power } else { phase.process };
         if let Some(objection) = verdict.objection(found) {
             return Err(objection);
         }
         match settled {
-            Some(settled) if settled != found => Err("a second recovery gives another answer than the first".into()),
+            Some(settled) if *settled != *found => Err("a second recovery gives another answer than the first".into()),
             _ => Ok(()),
         }
     }
 
-    fn recover(&mut self, image: &Image) -> Recovery {
-        if let Some(known) = self.recovered.get(&image.hash()) {
-            return Rc::clone(known);
+    fn recover(&mut self, image: &Image) -> Result<Rc<Found>, String> {
+        let hash = image.hash(&self.machine.tape.borrow().pages);
+        if let Some(known) = self.recovered.get(&hash) {
+            return Ok(Rc::clone(known));
         }
         self.counts.distinct += 1;
-        let recovery = Rc::new(self.machine.recover(image, false).map(|(found, _)| found));
-        self.recovered.insert(image.hash(), Rc::clone(&recovery));
-        recovery
+        let (found, _) = self.machine.recover(image, false)?;
+        let found = match self.found.get(&found) {
+            Some(known) => Rc::clone(known),
+            None => Rc::new(found),
+        };
+        self.found.insert(Rc::clone(&found));
+        self.recovered.insert(hash, Rc::clone(&found));
+        Ok(found)
     }
 
     /// The machine crashes again while it recovers.

@@ -4,11 +4,11 @@
 //! - Everything here is deterministic: the same image gives the same attach, request by request.
 //! - No fault is injected, so no snapshot may break, no attach may fail and no read may fail.
 
-use super::alphabet::VOLUME_BLOCKS;
+use super::alphabet::{GROWTH_BLOCKS, VOLUME_BLOCKS};
 use super::pages::Image;
 use super::tape::{Device, Lie, Shape, Tape, TapeDisk};
 use super::verdict::{numbers, Found, FoundSnapshot};
-use crate::disk::{aligned_buffer, Disks};
+use crate::disk::{aligned_buffer, Disk, Disks};
 use crate::error::Error;
 use crate::format::geometry::{Geometry, AREA_BYTES_MIN, SEGMENT_BYTES_MIN};
 use crate::lane::Lane;
@@ -24,7 +24,9 @@ use std::sync::Arc;
 
 /// Bytes of the store: the catalog, and more segments than any workload fills.
 const STORE_BYTES: usize = 2560 << 10;
-/// Index of the lane that does background work; lane 0 serves requests.
+/// The device is larger by a few segments, for the store to grow.
+const STORE_GROWTH_BYTES: usize = 256 << 10;
+/// One lane for requests, one for background work.
 const LANES: u16 = 2;
 
 fn limits() -> Limits {
@@ -46,9 +48,10 @@ pub(super) struct Attached {
 }
 
 impl Machine {
-    pub(super) fn new(has_fua: bool, lie: Option<Lie>) -> Machine {
-        let (origin_pages, store_pages) = (VOLUME_BLOCKS as usize, STORE_BYTES / BLOCK_BYTES);
-        let tape = Rc::new(RefCell::new(Tape::new(Shape { origin_pages, store_pages, has_fua, lie })));
+    pub(super) fn new(lie: Option<Lie>) -> Machine {
+        let origin_pages = (VOLUME_BLOCKS + GROWTH_BLOCKS) as usize;
+        let store_pages = (STORE_BYTES + STORE_GROWTH_BYTES) / BLOCK_BYTES;
+        let tape = Rc::new(RefCell::new(Tape::new(Shape { origin_pages, store_pages, lie })));
         let (origin, store) = (TapeDisk::new(&tape, Device::Origin), TapeDisk::new(&tape, Device::Store));
         // Nothing is ever recorded in the state directory where no device fails; a failing one would show it.
         Machine { tape, disks: Rc::new(Disks { origin, store }), state: StateDirectory::failing() }
@@ -69,8 +72,8 @@ impl Machine {
         let geometry = geometry.expect("the store is large enough");
         // What is kept must not lie on the scratch.
         self.tape.borrow_mut().events = Some(Vec::new());
+        self.tape.borrow_mut().origin_size_pages = VOLUME_BLOCKS as usize;
         block_on(async {
-            use crate::disk::Disk;
             self.disks.origin.write(0, &content).await.expect("the tape takes everything");
             let options = create_options(SEGMENT_BYTES_MIN);
             create_with_geometry(&self.disks, &options, geometry).await.expect("the store is large enough");

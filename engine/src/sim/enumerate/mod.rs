@@ -46,40 +46,33 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { tears: 8, torn: 2, again_one_in: 500, used_one_in: 100, lie: None }
+        Settings { tears: 64, torn: 8, again_one_in: 400, used_one_in: 500, lie: None }
     }
 }
 
 /// Explores workloads by their numbers.
 pub struct Enumerator {
     length: u32,
-    explorers: Vec<Explorer>,
+    explorer: Explorer,
 }
 
 impl Enumerator {
     /// For workloads of this length.
     pub fn new(length: u32, settings: Settings) -> Enumerator {
-        Enumerator { length, explorers: [true, false].map(|has_fua| Explorer::new(has_fua, settings)).into() }
+        Enumerator { length, explorer: Explorer::new(settings) }
     }
 
     /// Explores the workload with this number; nothing where it is left out or comes to nothing.
     pub fn explore(&mut self, number: u64) -> Result<(), Failure> {
-        let Some(workload) = Workload::numbered(self.length, number) else { return Ok(()) };
-        let explorer = self.explorers.iter_mut().find(|explorer| explorer.takes(&workload));
-        let explorer = explorer.expect("there is one for each kind of disk");
-        if number.is_multiple_of(Workload::family()) {
-            explorer.begin_family();
+        match Workload::numbered(self.length, number) {
+            Some(workload) => self.explorer.explore(&workload, None),
+            None => Ok(()),
         }
-        explorer.explore(&workload, None)
     }
 
     /// What was counted so far.
     pub fn counts(&self) -> Counts {
-        let mut sum = Counts::default();
-        for explorer in &self.explorers {
-            sum.add(&explorer.counts);
-        }
-        sum
+        self.explorer.counts
     }
 }
 
@@ -101,12 +94,21 @@ pub fn enumerate(length: u32, states_max: u64, settings: Settings) -> Result<Cou
 
 /// Makes one state again, by the line that a failure gave. Fails with what is wrong with it.
 pub fn replay(line: &str) -> Result<(), String> {
-    let Place { workload, settings, path } = Place::parse(line)?;
-    let mut explorer = Explorer::new(workload.has_fua, settings);
+    replay_noting(line).0
+}
+
+/// The same, with the requests that lead there.
+pub fn replay_noting(line: &str) -> (Result<(), String>, Vec<String>) {
+    let Place { workload, settings, path } = match Place::parse(line) {
+        Ok(place) => place,
+        Err(message) => return (Err(message), Vec::new()),
+    };
+    let mut explorer = Explorer::new(settings);
     let steps = path.len() as u64;
-    explorer.explore(&workload, Some(path)).map_err(|failure| failure.message)?;
-    match explorer.counts.states {
+    let result = explorer.explore(&workload, Some(path)).map_err(|failure| failure.message);
+    let result = result.and_then(|()| match explorer.counts.states {
         found if found == steps => Ok(()),
         found => Err(format!("there is no such state: {found} of {steps} crashes were found")),
-    }
+    });
+    (result, explorer.notes)
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Two numbers below the scratch are equal exactly where the contents are.
-//! - The hash of an image follows from its numbers alone, and is kept up as they change.
+//! - The hash of an image follows from the contents alone, not from their numbers.
 //! - What was put on the scratch lives until the scratch is cleared.
 
 use crate::units::{BLOCK_BYTES, TEAR_BYTES};
@@ -69,9 +69,10 @@ fn hash_of(page: &Page) -> u64 {
     lanes.iter().fold(0, |sum, lane| mix(sum ^ lane))
 }
 
-/// Every content that a family of workloads has met.
+/// Every content met so far, until they are too many.
 pub(super) struct Pages {
     kept: Vec<Box<Page>>,
+    hashes: Vec<u64>,
     by_hash: MixMap<u64, Vec<PageId>>,
     merged: MixMap<(PageId, PageId, u8), PageId>,
     scratch: Vec<Box<Page>>,
@@ -82,6 +83,7 @@ impl Pages {
     pub(super) fn new() -> Pages {
         let mut pages = Pages {
             kept: Vec::new(),
+            hashes: Vec::new(),
             by_hash: MixMap::default(),
             merged: MixMap::default(),
             scratch: Vec::new(),
@@ -105,13 +107,15 @@ impl Pages {
 
     /// The number of this content from now on.
     pub(super) fn keep(&mut self, content: &Page) -> PageId {
-        let known = self.by_hash.entry(hash_of(content)).or_default();
+        let hash = hash_of(content);
+        let known = self.by_hash.entry(hash).or_default();
         if let Some(id) = known.iter().find(|id| self.kept[**id as usize][..] == content[..]) {
             return *id;
         }
         let id = self.kept.len() as PageId;
         assert!(id < SCRATCH);
         self.kept.push(Box::new(*content));
+        self.hashes.push(hash);
         known.push(id);
         id
     }
@@ -160,18 +164,11 @@ impl Pages {
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Image {
     pages: Vec<PageId>,
-    hash: u64,
 }
 
 impl Image {
     pub(super) fn zeroes(pages: usize) -> Image {
-        let mut image = Image { pages: vec![ZERO_PAGE; pages], hash: 0 };
-        image.hash = (0..pages).fold(0, |sum: u64, index| sum.wrapping_add(image.share(index)));
-        image
-    }
-
-    fn share(&self, index: usize) -> u64 {
-        mix(((index as u64) << 32 | u64::from(self.pages[index])) ^ 0x5bd1_e995_9e37_79b9)
+        Image { pages: vec![ZERO_PAGE; pages] }
     }
 
     pub(super) fn get(&self, index: usize) -> PageId {
@@ -179,19 +176,20 @@ impl Image {
     }
 
     pub(super) fn set(&mut self, index: usize, id: PageId) {
-        let before = self.share(index);
         self.pages[index] = id;
-        self.hash = self.hash.wrapping_sub(before).wrapping_add(self.share(index));
     }
 
-    /// Equal for equal images; for different ones only by a chance of one in 2^64.
-    pub(super) fn hash(&self) -> u64 {
-        self.hash
+    /// Equal for equal contents, whatever their numbers; for others only by a chance of one in 2^64.
+    pub(super) fn hash(&self, pages: &Pages) -> u64 {
+        let share = |(index, id): (usize, &PageId)| match *id {
+            ZERO_PAGE => 0,
+            id => mix(pages.hashes[id as usize] ^ mix(index as u64 + 1)),
+        };
+        self.pages.iter().enumerate().map(share).fold(0, u64::wrapping_add)
     }
 
     pub(super) fn copy_from(&mut self, other: &Image) {
         self.pages.copy_from_slice(&other.pages);
-        self.hash = other.hash;
     }
 }
 
@@ -212,15 +210,23 @@ mod tests {
     }
 
     #[test]
-    fn an_image_hashes_by_content_not_by_history() {
+    fn an_image_hashes_by_content_not_by_numbers() {
+        let (mut pages, mut others) = (Pages::new(), Pages::new());
+        let (one, two) = (pages.keep(&[1; BLOCK_BYTES]), pages.keep(&[2; BLOCK_BYTES]));
+        let other_two = others.keep(&[2; BLOCK_BYTES]);
+        assert!(two != other_two);
         let mut first = Image::zeroes(4);
-        let second = first.clone();
-        first.set(2, 7);
-        assert!(first.hash() != second.hash());
-        let mut third = second.clone();
-        third.set(3, 7);
-        assert!(first.hash() != third.hash());
-        first.set(2, ZERO_PAGE);
-        assert!(first == second && first.hash() == second.hash());
+        let empty = first.hash(&pages);
+        first.set(2, two);
+        let mut second = Image::zeroes(4);
+        second.set(2, other_two);
+        assert_eq!(first.hash(&pages), second.hash(&others));
+        second.set(2, ZERO_PAGE);
+        assert_eq!(second.hash(&others), empty);
+        second.set(3, other_two);
+        assert!(first.hash(&pages) != second.hash(&others));
+        first.set(2, one);
+        first.set(3, two);
+        assert!(first.hash(&pages) != second.hash(&others));
     }
 }

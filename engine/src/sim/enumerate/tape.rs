@@ -60,15 +60,19 @@ pub enum Lie {
 /// How the two disks are made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
+    /// All that the origin may grow to.
     pub(super) origin_pages: usize,
     pub(super) store_pages: usize,
-    pub(super) has_fua: bool,
     pub(super) lie: Option<Lie>,
 }
 
 /// Both disks.
 pub(super) struct Tape {
     pub(super) shape: Shape,
+    /// Pages that the origin has now.
+    pub(super) origin_size_pages: usize,
+    /// A durable write is one command; else it is a write and a flush.
+    pub(super) has_fua: bool,
     pub(super) pages: Pages,
     pub(super) image: Image,
     /// Requests so far, where they are written down.
@@ -79,7 +83,15 @@ pub(super) struct Tape {
 impl Tape {
     pub(super) fn new(shape: Shape) -> Tape {
         let image = Image::zeroes(shape.origin_pages + shape.store_pages);
-        Tape { shape, pages: Pages::new(), image, events: None, phase: 0 }
+        Tape {
+            shape,
+            origin_size_pages: shape.origin_pages,
+            has_fua: true,
+            pages: Pages::new(),
+            image,
+            events: None,
+            phase: 0,
+        }
     }
 
     /// The machine holds this image; nothing is written down.
@@ -194,8 +206,8 @@ impl TapeDisk {
 
 impl Disk for TapeDisk {
     fn size_bytes(&self) -> u64 {
-        let shape = self.tape.borrow().shape;
-        let pages = if self.device == Device::Origin { shape.origin_pages } else { shape.store_pages };
+        let tape = self.tape.borrow();
+        let pages = if self.device == Device::Origin { tape.origin_size_pages } else { tape.shape.store_pages };
         (pages * BLOCK_BYTES) as u64
     }
 
@@ -222,7 +234,7 @@ impl Disk for TapeDisk {
     async fn write_durable(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
         self.assert_within(offset_bytes, data.len() as u64);
         let mut tape = self.tape.borrow_mut();
-        let has_fua = tape.shape.has_fua;
+        let has_fua = tape.has_fua;
         tape.write(self.device, offset_bytes, data.len(), Some(data), has_fua);
         if !has_fua {
             tape.flush(self.device);

@@ -24,8 +24,7 @@ fn number_of(value: Value) -> u8 {
 }
 
 fn contents_of(values: Option<Vec<Value>>) -> Contents {
-    let Some(values) = values else { return ANYTHING };
-    values.into_iter().map(number_of).filter(|number| *number != FOREIGN).fold(0, |set, number| set | 1 << number)
+    values.map_or(ANYTHING, |values| values.into_iter().map(number_of).fold(0, |set, number| set | 1 << number))
 }
 
 /// Contents in numbers, sector by sector.
@@ -35,14 +34,14 @@ pub(super) fn numbers(content: &[u8]) -> Vec<u8> {
 }
 
 /// A snapshot as it was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FoundSnapshot {
     pub(super) name: String,
     pub(super) content: Vec<u8>,
 }
 
 /// What an attach found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Found {
     pub(super) volume: Vec<u8>,
     pub(super) snapshots: Vec<FoundSnapshot>,

@@ -4,8 +4,10 @@
 //! - An attach fails only where a device failed during it, or for a reason that earlier faults explain.
 //! - A failed flush that was reported is still latched after any end and every attach, until the owner clears it.
 
+use super::evidence::Evidence;
 use super::inject;
-use super::machine::{self, Host, Machine, Recovery};
+use super::machine::{Host, Machine, Recovery};
+use super::restoring::Restoring;
 use super::trouble::{Latch, Mark};
 use super::History;
 use crate::disk::Disks;
@@ -18,11 +20,6 @@ const TRIES_MAX: u32 = 12;
 /// Crashes during recovery, in a row.
 const DEPTH_MAX: u32 = 3;
 
-/// A restore that a crash may cut off.
-pub(super) struct Restoring {
-    pub(super) content: Vec<u8>,
-}
-
 /// An attach that goes on until the volume is there.
 struct Attaching {
     accept: Accept,
@@ -33,6 +30,14 @@ struct Attaching {
 }
 
 impl History {
+    /// The machine stops, unless that could hide a loss that nothing on the store speaks of.
+    pub(super) fn crash_if_seen(&mut self) {
+        match self.close_windows() {
+            true => self.crash(None),
+            false => self.shared.reached("crashes that would have hidden a loss", 1),
+        }
+    }
+
     /// The machine stops, and comes up again.
     pub(super) fn crash(&mut self, restoring: Option<Restoring>) {
         let Machine { host, context } = self.machine.take().expect("a machine runs between operations");
@@ -101,7 +106,9 @@ impl History {
             carried.clear();
         }
         if !self.quiet && self.random.u8(0..4) == 0 {
-            carried.extend(inject::choose(&self.plan, &mut self.random));
+            let kind = inject::choose_kind(&self.plan, &mut self.random);
+            let new = kind.and_then(|kind| inject::choose(kind, &self.plan, &mut self.random));
+            carried.extend(new.filter(|injection| !injection.fault.effect.is_silent()));
         }
         carried
     }
@@ -138,6 +145,9 @@ impl History {
             attaching.accept.failed_flush = true;
         }
         attaching.mark = trouble.mark(&disks);
+        if self.plan.has_silent_faults() {
+            disks.store.keep_journal();
+        }
         let may_crash = attaching.last.is_some() && attaching.depth < DEPTH_MAX && self.random.u8(0..3) == 0;
         let stop_after = may_crash.then(|| self.random.u64(0..200));
         let host = Host::boot(disks, self.random.u64(..));
@@ -151,8 +161,8 @@ impl History {
                 attaching.last = Some(crash);
                 Err(disks)
             }
-            Recovery::Failed(host, error) => {
-                self.judge_attach(&host, &error, attaching);
+            Recovery::Failed(mut host, error) => {
+                self.judge_attach(&mut host, &error, attaching);
                 let (disks, events) = host.shut_down();
                 self.shared.mix(events);
                 Err(disks)
@@ -161,7 +171,7 @@ impl History {
     }
 
     /// Whether the attach had to fail; repairs what failed, accepts what is asked.
-    fn judge_attach(&mut self, host: &Host, error: &Error, attaching: &mut Attaching) {
+    fn judge_attach(&mut self, host: &mut Host, error: &Error, attaching: &mut Attaching) {
         self.shared.note(format!("=== attach failed: {error:?}"));
         self.shared.reached("attach failed", 1);
         attaching.tries += 1;
@@ -179,6 +189,10 @@ impl History {
                 attaching.accept.abandoned_restore = true;
                 self.shared.reached("restore abandoned", 1);
             }
+            ErrorKind::Corrupt | ErrorKind::NotAStore if trouble.lied() => self.make_store_anew(host, attaching),
+            ErrorKind::Corrupt if trouble.damaged() && !attaching.accept.abandoned_restore => {
+                attaching.accept.abandoned_restore = true;
+            }
             _ if struck => {
                 if attaching.tries > 2 || self.random.bool() {
                     host.disks.origin.clear_faults();
@@ -192,7 +206,10 @@ impl History {
 
     /// The volume is there. Is a failed flush still known?
     fn attached(&mut self, attaching: &Attaching) {
-        self.shared.maybe_deleted.borrow_mut().clear();
+        self.metadata_damaged = false;
+        *self.shared.evidence.borrow_mut() = Evidence::default();
+        self.gather_evidence();
+        self.shared.in_doubt.borrow_mut().clear();
         let disks = self.context().disks;
         self.shared.trouble.absorb(&disks);
         if attaching.accept.failed_flush && self.shared.trouble.latch() != Latch::Clear && !self.flush_struck(attaching)
@@ -223,14 +240,16 @@ impl History {
 
     /// A clean end, and the next attach.
     pub(super) fn reattach(&mut self) {
-        if !self.finish_restore() {
-            return self.crash(None);
+        if !self.finish_restore() || !self.close_windows() {
+            return self.crash_if_seen();
         }
         self.shared.note("=== detach and attach".into());
         let machine = self.machine.take().expect("a machine runs between operations");
         machine.context.count();
         let (shared, disks) = (std::rc::Rc::clone(&self.shared), machine.context.disks.clone());
         let mark = shared.trouble.mark(&disks);
+        // A detach that fails ends like a crash, and no tick could confirm what it lost.
+        disks.store.clear_silent_faults();
         // A detach promises what a flush promises.
         let ticket = shared.oracle.borrow_mut().start_flush();
         let latched = shared.trouble.latch();
@@ -255,9 +274,22 @@ impl History {
         self.shared.reached("detached", 1);
     }
 
-    /// The store is of no use any more: the owner makes a new one, and the snapshots are gone.
-    #[allow(dead_code)]
-    fn make_store_anew(&mut self, disks: &Disks<SimDisk>) {
-        machine::create(&self.plan, disks);
+    /// The store is of no use any more: the owner makes a new one, and the snapshots are gone. The origin is whole.
+    fn make_store_anew(&self, host: &mut Host, attaching: &mut Attaching) {
+        self.shared.reached("stores made anew after lost or misdirected writes", 1);
+        self.shared.note("=== a new store".into());
+        host.disks.origin.clear_faults();
+        host.disks.store.clear_faults();
+        host.create_again(&self.plan);
+        self.shared.state.clear();
+        let names: Vec<String> = self.shared.oracle.borrow().snapshots().map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            self.shared.oracle.borrow_mut().remove_snapshot(&name);
+        }
+        // The new store knows of no failed flush, and of no restore.
+        if self.shared.trouble.latch() == Latch::Sure {
+            self.shared.trouble.set_latch(Latch::Doubtful);
+        }
+        attaching.accept.abandoned_restore |= self.before_restore.is_some();
     }
 }

@@ -123,7 +123,7 @@ impl Context {
             ErrorKind::Broken => self.tight_store || trouble.store_ever() || trouble.changed_origin_accepted(),
             ErrorKind::Io => struck || trouble.unreadable_in(blocks),
             ErrorKind::Corrupt => {
-                self.shared.reached("damaged block noticed", u64::from(trouble.damaged()));
+                self.shared.reached("damaged blocks noticed", u64::from(trouble.damaged()));
                 trouble.damaged()
             }
             _ => struck,

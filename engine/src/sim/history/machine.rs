@@ -59,6 +59,13 @@ impl Host {
         (Disks { origin, store }, events)
     }
 
+    /// Makes a store anew, on disks that work.
+    pub(super) fn create_again(&mut self, plan: &Plan) {
+        let (disks, options) = (Rc::clone(&self.disks), create_options(plan.segment_bytes));
+        let create = self.scheduler.spawn("create", async move { volume::create(&disks, &options).await });
+        self.scheduler.run_until(&create).expect("the plan's store is large enough");
+    }
+
     /// The same disks, for the next boot; nothing is in flight.
     pub(super) fn shut_down(self) -> (Disks<SimDisk>, u64) {
         let disks = Disks { origin: self.disks.origin.clone(), store: self.disks.store.clone() };

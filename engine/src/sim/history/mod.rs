@@ -6,13 +6,17 @@
 //!   and what differed.
 
 mod attach;
+mod evidence;
 mod inject;
 mod judge;
+mod looking;
 mod machine;
 mod operations;
 mod plan;
+mod restoring;
 mod shared;
 mod trouble;
+mod turns;
 
 pub use plan::{FaultKind, Kind, Plan};
 pub use shared::Reach;
@@ -24,10 +28,9 @@ use super::rig::StateDirectory;
 use super::stamp::stamp;
 use crate::deadline::Deadline;
 use crate::disk::Disks;
-use crate::units::{BLOCK_BYTES, TEAR_BYTES};
-use attach::Restoring;
+use crate::units::TEAR_BYTES;
 use machine::Machine;
-use operations::{Context, Manner, RestoreOutcome};
+use operations::{Context, Manner};
 use shared::Shared;
 use std::future::Future;
 use std::ops::Range;
@@ -84,6 +87,8 @@ struct History {
     names: u64,
     /// No more faults come.
     quiet: bool,
+    /// Since the last attach something silent hit the superblocks or the catalog.
+    metadata_damaged: bool,
     /// What the volume held before the last restore, while that may go on.
     before_restore: Option<Vec<u8>>,
     /// The store did not confirm it.
@@ -92,10 +97,6 @@ struct History {
     rescues: u32,
     ended_seen: u64,
 }
-
-/// Ticks that may pass before operations that do not end are called hanging. Background work that fails eight times in
-/// a row lets go of the store.
-const RESCUES_MAX: u32 = 24;
 
 impl History {
     fn new(seed: u64) -> History {
@@ -120,6 +121,7 @@ impl History {
             crashes: 0,
             names: 0,
             quiet: false,
+            metadata_damaged: false,
             before_restore: None,
             restore_in_doubt: false,
             rescues: 0,
@@ -156,7 +158,7 @@ impl History {
             self.advance(1);
         }
         match kind {
-            Kind::Crash => self.crash(None),
+            Kind::Crash => self.crash_if_seen(),
             Kind::Reattach => self.reattach(),
             Kind::Restore => self.restore(),
             Kind::Inspect => self.inspect(),
@@ -284,81 +286,6 @@ impl History {
         start..start + length
     }
 
-    /// Lets the machine take some steps, as long as an operation is under way.
-    fn advance(&mut self, steps: usize) {
-        for _ in 0..steps {
-            if !self.machine().host.scheduler.step() {
-                if self.shared.underway.get() == 0 {
-                    return;
-                }
-                self.rescue();
-            }
-        }
-    }
-
-    /// Nothing is left to do, and somebody waits: perhaps for a tick. If ticks bring nobody to the end, they hang, unless
-    /// they wait for the store because nothing records that snapshots are broken: then it is repaired.
-    fn rescue(&mut self) {
-        let ended = self.shared.ended.get();
-        self.rescues = if ended == self.ended_seen { self.rescues + 1 } else { 1 };
-        self.ended_seen = ended;
-        if self.rescues > RESCUES_MAX {
-            let store_fails = !self.context().disks.store.faults().is_empty();
-            if !self.shared.state.is_failing() || !store_fails {
-                let message = format!("these hang: {}", self.machine().host.scheduler.hanging());
-                self.give_up(message);
-            }
-            self.shared.reached("first writes waited for the store", 1);
-            self.repair();
-            self.rescues = 0;
-        }
-        self.shared.reached("woken by a tick", 1);
-        let context = self.context();
-        self.machine().host.scheduler.spawn("rescuing tick", context.tick());
-    }
-
-    /// Runs until the task of `handle` is finished.
-    fn wait<T>(&mut self, handle: &Handle<T>) -> T {
-        loop {
-            if let Some(output) = handle.take() {
-                return output;
-            }
-            if !self.machine().host.scheduler.step() {
-                self.rescue();
-            }
-        }
-    }
-
-    fn drain(&mut self) {
-        while self.shared.underway.get() > 0 {
-            self.advance(1);
-        }
-        self.shared.assert_right(self.seed);
-    }
-
-    /// A device gets a fault.
-    fn inject(&mut self) {
-        let Some(injection) = inject::choose(&self.plan, &mut self.random) else { return };
-        self.shared.note(format!("=== fault: {injection:?}"));
-        injection.apply(&self.context().disks);
-    }
-
-    /// The owner repairs both devices.
-    fn repair(&mut self) {
-        self.shared.note("=== repair".into());
-        let disks = self.context().disks;
-        disks.origin.clear_faults();
-        disks.store.clear_faults();
-    }
-
-    fn inspect(&mut self) {
-        self.drain();
-        let context = self.context();
-        self.launch("inspect", context.inspect());
-        self.drain();
-        self.observe(false);
-    }
-
     fn grow(&mut self) {
         self.drain();
         let unit = u64::from(self.plan.origin.sector_bytes);
@@ -373,168 +300,14 @@ impl History {
         if self.random.u8(0..4) == 0 {
             let steps = self.random.usize(0..100);
             self.advance(steps);
-            self.shared.reached("crashes while growing", u64::from(self.shared.underway.get() > 0));
-            return self.crash(None);
+            if self.close_windows() {
+                self.shared.reached("crashes while growing", u64::from(self.shared.underway.get() > 0));
+                return self.crash(None);
+            }
         }
         self.drain();
         self.follow_size();
         self.shared.reached("grown", 1);
-    }
-
-    /// The model's volume becomes as large as the engine's: growing may or may not have happened.
-    fn follow_size(&mut self) {
-        let known = self.shared.oracle.borrow().sectors() * TEAR_BYTES as u64;
-        let size_bytes = self.context().volume.size_bytes();
-        assert!(size_bytes >= known && size_bytes <= self.plan.origin.size_bytes, "a volume of {size_bytes} bytes");
-        self.shared.oracle.borrow_mut().extend(&vec![0; (size_bytes - known) as usize]);
-    }
-
-    fn restore(&mut self) {
-        self.drain();
-        let Some(name) = self.pick_snapshot() else { return };
-        let before = self.fresh_name("before");
-        let context = self.context();
-        let size = self.shared.oracle.borrow().snapshot_sectors(&name);
-        if size != Some(self.shared.oracle.borrow().sectors()) {
-            return;
-        }
-        let reader = context.clone();
-        let target = name.clone();
-        let handle = self.machine().host.scheduler.spawn("read", async move { reader.snapshot_content(&target).await });
-        let Ok(content) = self.wait(&handle) else { return };
-        let Some(before_restore) = self.readable_volume() else { return };
-        if context.volume.restore_progress().is_none() {
-            self.before_restore = Some(before_restore);
-        }
-        let done = self.launch("restore", context.restore(name, before));
-        if self.random.u8(0..3) == 0 {
-            let steps = self.random.usize(0..300);
-            self.advance(steps);
-        } else {
-            self.drain();
-        }
-        match done.take() {
-            Some(RestoreOutcome::Refused) => {}
-            Some(outcome) => {
-                self.shared.oracle.borrow_mut().replace_volume(&content);
-                self.restore_in_doubt = outcome == RestoreOutcome::InDoubt;
-                self.shared.reached("restores", 1);
-                self.shared.reached("restores in doubt", u64::from(self.restore_in_doubt));
-            }
-            None => self.crash(Some(Restoring { content })),
-        }
-    }
-
-    /// A restore that was cut off by the crash took place as a whole, or not at all.
-    fn settle_restore(&mut self, restoring: Option<Restoring>) {
-        let Some(restoring) = restoring else { return };
-        let content = self.whole_volume();
-        let blocks = || content.iter().enumerate().filter_map(|(index, block)| Some((index, block.as_ref()?)));
-        let untouched = {
-            let oracle = self.shared.oracle.borrow();
-            blocks().all(|(index, block)| {
-                let sectors = (index as u64 * 8..).zip(block.chunks_exact(TEAR_BYTES));
-                sectors.into_iter().all(|(sector, content)| oracle.permits_sector(sector, content))
-            })
-        };
-        let begun = self.context().volume.restore_progress().is_some();
-        if untouched && !begun {
-            return;
-        }
-        let target = |index: usize| restoring.content.chunks(BLOCK_BYTES).nth(index);
-        if !blocks().all(|(index, block)| target(index) == Some(&block[..])) {
-            self.shared.fail("after a restore was cut off the volume is neither what it was nor the snapshot".into());
-        }
-        self.shared.reached("restores cut off", 1);
-        self.shared.oracle.borrow_mut().replace_volume(&restoring.content);
-    }
-
-    /// A restore that the store did not confirm is there after a crash, or nothing of it is.
-    fn settle_doubt(&mut self) {
-        if !std::mem::take(&mut self.restore_in_doubt) || self.context().volume.restore_progress().is_some() {
-            return;
-        }
-        let Some(before) = self.before_restore.take() else { return };
-        if self.readable_volume().is_some_and(|content| content == before) {
-            self.shared.reached("restores in doubt that a crash took back", 1);
-            self.shared.oracle.borrow_mut().replace_volume(&before);
-        }
-    }
-
-    /// The owner gave a restore up: each block is as it was before or as after it, and the model follows.
-    fn follow_mixture(&mut self, restoring: Option<Restoring>) {
-        let before = self.before_restore.take().unwrap_or_default();
-        let after = restoring.map(|restoring| restoring.content).unwrap_or_default();
-        let mut content = Vec::new();
-        for (index, block) in self.whole_volume().into_iter().enumerate() {
-            let Some(block) = block else { self.give_up("a mixture cannot be read".to_owned()) };
-            let matches = |whole: &[u8]| whole.chunks(BLOCK_BYTES).nth(index) == Some(&block[..]);
-            let first_sector = index as u64 * 8;
-            let oracle = self.shared.oracle.borrow();
-            let mut sectors = (first_sector..).zip(block.chunks_exact(TEAR_BYTES));
-            let legal = sectors.all(|(sector, content)| oracle.permits_sector(sector, content));
-            drop(oracle);
-            if !legal && !matches(&before) && !matches(&after) {
-                self.shared.fail(format!("block {index} is neither as before the restore nor as after it"));
-            }
-            content.extend(block);
-        }
-        self.shared.oracle.borrow_mut().replace_volume(&content);
-    }
-
-    /// All of the volume, if all of it can be read.
-    fn readable_volume(&mut self) -> Option<Vec<u8>> {
-        let blocks: Option<Vec<Vec<u8>>> = self.whole_volume().into_iter().collect();
-        blocks.map(|blocks| blocks.concat())
-    }
-
-    fn whole_volume(&mut self) -> Vec<Option<Vec<u8>>> {
-        let context = self.context();
-        let handle = self.machine().host.scheduler.spawn("read all", async move { context.volume_content().await });
-        self.wait(&handle)
-    }
-
-    /// The model follows what is there. `durable` where power was lost and nothing was written since.
-    fn observe(&mut self, durable: bool) {
-        let content = self.whole_volume();
-        for (index, block) in content.iter().enumerate() {
-            let Some(block) = block else { continue };
-            let first_sector = (index * BLOCK_BYTES / TEAR_BYTES) as u64;
-            let verdict = self.shared.oracle.borrow_mut().observe_sectors(first_sector, block, durable);
-            self.shared.require(verdict);
-        }
-        self.shared.assert_right(self.seed);
-    }
-
-    fn inspect_after_attach(&mut self) {
-        let context = self.context();
-        let thorough = self.random.bool();
-        let inspection = async move { context.inspect_snapshots(thorough).await };
-        let handle = self.machine().host.scheduler.spawn("inspect snapshots", inspection);
-        self.wait(&handle);
-        self.shared.assert_right(self.seed);
-    }
-
-    /// Lets a restore move all its blocks: before that there is no detaching. False where it cannot.
-    fn finish_restore(&mut self) -> bool {
-        self.drain();
-        let mut ticks = 0;
-        while self.context().volume.restore_progress().is_some() {
-            if self.machine().host.scheduler.step() {
-                continue;
-            }
-            ticks += 1;
-            if ticks > RESCUES_MAX {
-                if !self.shared.trouble.ever() {
-                    self.give_up("a restore does not end".to_owned());
-                }
-                return false;
-            }
-            let context = self.context();
-            self.machine().host.scheduler.spawn("rescuing tick", context.tick());
-        }
-        (self.before_restore, self.restore_in_doubt) = (None, false);
-        true
     }
 
     /// The faults end, the owner clears the latch, and everything comes to its end.
@@ -562,31 +335,11 @@ impl History {
     /// The power goes until the owner has accepted what it took.
     fn clear_latch(&mut self) {
         for _ in 0..100 {
-            self.crash(None);
+            self.crash_if_seen();
             if self.shared.trouble.latch() == Latch::Clear {
                 return;
             }
         }
         self.give_up("the latch cannot be cleared".to_owned());
-    }
-
-    /// Blocks that a restore cannot move are put right by writing all of them.
-    fn write_what_cannot_be_restored(&mut self) {
-        if self.context().volume.restore_progress().is_none() {
-            return;
-        }
-        let unreadable: Vec<u64> = {
-            let content = self.whole_volume();
-            (0..).zip(&content).filter(|(_, block)| block.is_none()).map(|(index, _)| index).collect()
-        };
-        let size = self.shared.oracle.borrow().sectors();
-        for block in unreadable {
-            let context = self.context();
-            let sectors = block * 8..size.min(block * 8 + 8);
-            let name = format!("write of block {block}, which cannot be restored");
-            let write = self.launch(name, context.change(0, sectors, Manner::Write { durable: false }));
-            self.wait(&write);
-            self.shared.reached("unrestorable blocks written", 1);
-        }
     }
 }

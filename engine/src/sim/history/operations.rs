@@ -166,11 +166,15 @@ impl Context {
 
     /// A creation ended. Where a fault made it fail it may have been recorded all the same.
     fn end_snapshot(&self, name: &str, ticket: crate::sim::oracle::Ticket, error: Option<&Error>) {
+        self.shared.trouble.absorb(&self.disks);
         let existence = match error.map(Error::kind) {
             None => Some(Existence::Sure),
             Some(ErrorKind::TimedOut | ErrorKind::Busy | ErrorKind::Exists) => None,
             Some(_) => self.shared.trouble.ever().then_some(Existence::Doubtful),
         };
+        if existence == Some(Existence::Doubtful) {
+            self.shared.in_doubt.borrow_mut().insert(name.to_owned());
+        }
         self.shared.oracle.borrow_mut().end_snapshot(name, ticket, existence);
     }
 
@@ -202,7 +206,7 @@ impl Context {
             }
             Err(error) if self.excused(error.kind()) => {
                 // It is there, but a crash may show that it was deleted.
-                self.shared.maybe_deleted.borrow_mut().insert(name.clone());
+                self.shared.in_doubt.borrow_mut().insert(name.clone());
                 self.shared.reached("delete in doubt", 1);
             }
             Err(error) => self.shared.fail(format!("delete of {name} failed: {error:?}")),
@@ -279,7 +283,7 @@ impl Context {
             if !known.iter().any(|(own, _)| own == name) {
                 self.shared.fail(format!("snapshot {name} exists and should not"));
             }
-            if !self.shared.maybe_deleted.borrow().contains(name) {
+            if !self.shared.in_doubt.borrow().contains(name) {
                 self.shared.oracle.borrow_mut().set_existence(name, Existence::Sure);
             }
             match &snapshot.broken {
@@ -296,7 +300,9 @@ impl Context {
             if existence == Existence::Sure {
                 self.shared.fail(format!("snapshot {name} is lost"));
             }
-            self.shared.oracle.borrow_mut().remove_snapshot(&name);
+            if !self.shared.in_doubt.borrow().contains(&name) {
+                self.shared.oracle.borrow_mut().remove_snapshot(&name);
+            }
         }
     }
 

@@ -59,7 +59,7 @@ const WEIGHTS: [(Kind, u32); 16] = [
     (Kind::Inspect, 3),
     (Kind::Reattach, 6),
     (Kind::Crash, 14),
-    (Kind::Fault, 16),
+    (Kind::Fault, 24),
     (Kind::Repair, 10),
 ];
 
@@ -185,6 +185,12 @@ impl Plan {
             origin,
             store,
         }
+    }
+
+    /// Whether the store may be damaged without a word.
+    pub fn has_silent_faults(&self) -> bool {
+        let silent = [FaultKind::Rot, FaultKind::LostWrite, FaultKind::MisdirectedWrite];
+        self.faults.iter().any(|kind| silent.contains(kind))
     }
 
     /// The next operation.

@@ -1,5 +1,6 @@
 //! What the operations of a history share: the model, the journal of what was done, and what went wrong.
 
+use super::evidence::Evidence;
 use super::trouble::Trouble;
 use crate::signal::Signal;
 use crate::sim::rig::StateDirectory;
@@ -8,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-const JOURNAL_LINES_MAX: usize = 80;
+const JOURNAL_LINES_MAX: usize = 400;
 
 /// How often each interesting thing was reached.
 pub type Reach = BTreeMap<&'static str, u64>;
@@ -19,12 +20,14 @@ pub(super) struct Shared {
     pub(super) reach: RefCell<Reach>,
     /// What faults did.
     pub(super) trouble: Trouble,
+    /// Which logs end in a record that nothing confirms.
+    pub(super) evidence: RefCell<Evidence>,
     /// The machine's state directory.
     pub(super) state: StateDirectory,
     /// Whenever a second has passed.
     pub(super) ticked: Signal,
-    /// Snapshots whose deletion failed: they are there, but a crash may show that they were deleted.
-    pub(super) maybe_deleted: RefCell<BTreeSet<String>>,
+    /// Snapshots whose creation or deletion failed: whether they are there now or not, a crash may show the opposite.
+    pub(super) in_doubt: RefCell<BTreeSet<String>>,
     /// Names of snapshots that an operation is creating or deleting.
     pub(super) busy: RefCell<BTreeSet<String>>,
     /// Deletions under way.
@@ -45,9 +48,10 @@ impl Shared {
             oracle: RefCell::new(oracle),
             reach: RefCell::default(),
             trouble: Trouble::default(),
+            evidence: RefCell::default(),
             state,
             ticked: Signal::default(),
-            maybe_deleted: RefCell::default(),
+            in_doubt: RefCell::default(),
             busy: RefCell::default(),
             deleting: Cell::new(0),
             underway: Cell::new(0),

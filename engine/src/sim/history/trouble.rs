@@ -40,6 +40,7 @@ pub(super) struct Trouble {
     store_was_full: Cell<bool>,
     origin_failed: Cell<bool>,
     damaged: Cell<bool>,
+    lied: Cell<bool>,
     unreadable: RefCell<BTreeSet<BlockIndex>>,
     latch: Cell<Latch>,
     /// A failed flush left content on the origin that is readable and will not be durable.
@@ -117,6 +118,17 @@ impl Trouble {
     /// The store lied about a write.
     fn lie(&self) {
         self.damaged.set(true);
+        self.lied.set(true);
+    }
+
+    /// Bits were flipped on the store.
+    pub(super) fn damage(&self) {
+        self.damaged.set(true);
+    }
+
+    /// The store lost writes or sent them astray.
+    pub(super) fn lied(&self) -> bool {
+        self.lied.get()
     }
 
     /// The store failed, was full, was damaged or lied.

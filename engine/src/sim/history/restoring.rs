@@ -1,0 +1,160 @@
+//! Restores: whole or not at all, whatever comes between.
+//!
+//! Invariants:
+//! - The model takes a restore over only when the engine has begun it.
+//! - What was in the volume before is kept until the restore has ended: a crash may take one back that the store did not
+//!   confirm, and an owner may give one up.
+
+use super::operations::{Manner, RestoreOutcome};
+use super::History;
+use crate::units::{BLOCK_BYTES, TEAR_BYTES};
+
+/// Ticks that may pass before a restore that makes no progress is given up: every sixty ticks of its lanes it tries again
+/// what it could not move.
+const RESTORE_TICKS_MAX: u32 = 70;
+
+/// A restore that a crash may cut off.
+pub(super) struct Restoring {
+    /// What the snapshot holds.
+    pub(super) content: Vec<u8>,
+}
+
+impl History {
+    pub(super) fn restore(&mut self) {
+        self.drain();
+        let Some(name) = self.pick_snapshot() else { return };
+        let before = self.fresh_name("before");
+        let context = self.context();
+        let size = self.shared.oracle.borrow().snapshot_sectors(&name);
+        if size != Some(self.shared.oracle.borrow().sectors()) {
+            return;
+        }
+        let reader = context.clone();
+        let target = name.clone();
+        let handle = self.machine().host.scheduler.spawn("read", async move { reader.snapshot_content(&target).await });
+        let Ok(content) = self.wait(&handle) else { return };
+        let Some(before_restore) = self.readable_volume() else { return };
+        if context.volume.restore_progress().is_none() {
+            self.before_restore = Some(before_restore);
+        }
+        let done = self.launch("restore", context.restore(name, before));
+        let cut_off = self.random.u8(0..3) == 0;
+        if cut_off {
+            let steps = self.random.usize(0..300);
+            self.advance(steps);
+        }
+        if !cut_off || done.is_finished() || !self.close_windows() {
+            self.drain();
+        }
+        match done.take() {
+            Some(RestoreOutcome::Refused) => {}
+            Some(outcome) => {
+                self.shared.oracle.borrow_mut().replace_volume(&content);
+                self.restore_in_doubt = outcome == RestoreOutcome::InDoubt;
+                self.shared.reached("restores", 1);
+                self.shared.reached("restores in doubt", u64::from(self.restore_in_doubt));
+            }
+            None => self.crash(Some(Restoring { content })),
+        }
+    }
+
+    /// A restore that was cut off by the crash took place as a whole, or not at all.
+    pub(super) fn settle_restore(&mut self, restoring: Option<Restoring>) {
+        let Some(restoring) = restoring else { return };
+        let content = self.whole_volume();
+        let blocks = || content.iter().enumerate().filter_map(|(index, block)| Some((index, block.as_ref()?)));
+        let untouched = {
+            let oracle = self.shared.oracle.borrow();
+            blocks().all(|(index, block)| {
+                let sectors = (index as u64 * 8..).zip(block.chunks_exact(TEAR_BYTES));
+                sectors.into_iter().all(|(sector, content)| oracle.permits_sector(sector, content))
+            })
+        };
+        let begun = self.context().volume.restore_progress().is_some();
+        if untouched && !begun {
+            return;
+        }
+        let target = |index: usize| restoring.content.chunks(BLOCK_BYTES).nth(index);
+        if !blocks().all(|(index, block)| target(index) == Some(&block[..])) {
+            self.shared.fail("after a restore was cut off the volume is neither what it was nor the snapshot".into());
+        }
+        self.shared.reached("restores cut off", 1);
+        self.shared.oracle.borrow_mut().replace_volume(&restoring.content);
+    }
+
+    /// A restore that the store did not confirm is there after a crash, or nothing of it is.
+    pub(super) fn settle_doubt(&mut self) {
+        if !std::mem::take(&mut self.restore_in_doubt) || self.context().volume.restore_progress().is_some() {
+            return;
+        }
+        let Some(before) = self.before_restore.take() else { return };
+        if self.readable_volume().is_some_and(|content| content == before) {
+            self.shared.reached("restores in doubt that a crash took back", 1);
+            self.shared.oracle.borrow_mut().replace_volume(&before);
+        }
+    }
+
+    /// The owner gave a restore up: each block is as it was before or as after it, and the model follows.
+    pub(super) fn follow_mixture(&mut self, restoring: Option<Restoring>) {
+        self.repair();
+        let before = self.before_restore.take().unwrap_or_default();
+        let after = restoring.map(|restoring| restoring.content).unwrap_or_default();
+        let mut content = Vec::new();
+        for (index, block) in self.whole_volume().into_iter().enumerate() {
+            let Some(block) = block else { self.give_up("a mixture cannot be read".to_owned()) };
+            let matches = |whole: &[u8]| whole.chunks(BLOCK_BYTES).nth(index) == Some(&block[..]);
+            let first_sector = index as u64 * 8;
+            let oracle = self.shared.oracle.borrow();
+            let mut sectors = (first_sector..).zip(block.chunks_exact(TEAR_BYTES));
+            let legal = sectors.all(|(sector, content)| oracle.permits_sector(sector, content));
+            drop(oracle);
+            if !legal && !matches(&before) && !matches(&after) {
+                self.shared.fail(format!("block {index} is neither as before the restore nor as after it"));
+            }
+            content.extend(block);
+        }
+        self.shared.oracle.borrow_mut().replace_volume(&content);
+    }
+
+    /// Lets a restore move all its blocks: before that there is no detaching. False where it cannot.
+    pub(super) fn finish_restore(&mut self) -> bool {
+        self.drain();
+        let mut ticks = 0;
+        while self.context().volume.restore_progress().is_some() {
+            if self.machine().host.scheduler.step() {
+                continue;
+            }
+            ticks += 1;
+            if ticks > RESTORE_TICKS_MAX {
+                if !self.shared.trouble.ever() {
+                    self.give_up("a restore does not end".to_owned());
+                }
+                return false;
+            }
+            let context = self.context();
+            self.machine().host.scheduler.spawn("rescuing tick", context.tick());
+        }
+        (self.before_restore, self.restore_in_doubt) = (None, false);
+        true
+    }
+
+    /// Blocks that a restore cannot move are put right by writing all of them.
+    pub(super) fn write_what_cannot_be_restored(&mut self) {
+        if self.context().volume.restore_progress().is_none() {
+            return;
+        }
+        let unreadable: Vec<u64> = {
+            let content = self.whole_volume();
+            (0..).zip(&content).filter(|(_, block)| block.is_none()).map(|(index, _)| index).collect()
+        };
+        let size = self.shared.oracle.borrow().sectors();
+        for block in unreadable {
+            let context = self.context();
+            let sectors = block * 8..size.min(block * 8 + 8);
+            let name = format!("write of block {block}, which cannot be restored");
+            let write = self.launch(name, context.change(0, sectors, Manner::Write { durable: false }));
+            self.wait(&write);
+            self.shared.reached("unrestorable blocks written", 1);
+        }
+    }
+}
