@@ -1,5 +1,5 @@
-//! Stores that no engine wrote, with their checksums right: they are refused, or used, but nothing panics. Each was found by
-//! the fuzzers in fuzz/, or is a sibling of what they found.
+//! Stores that no engine wrote, with their checksums right: they are refused, or used, but nothing panics. Each was
+//! found by the fuzzers in fuzz/, or is a sibling of what they found.
 
 use cairn_engine::catalog::state::State;
 use cairn_engine::catalog::Catalog;
@@ -39,7 +39,16 @@ fn snapshot(epoch: u64, name: &str) -> Item {
 
 fn run(run: u64, first_epoch: u64, last_epoch: u64, last_block: u64) -> Item {
     let (first_epoch, last_epoch) = (Epoch(first_epoch), Epoch(last_epoch));
-    Item::RunPut(RunRecord { run, first_epoch, last_epoch, entries: 1, pages: 1, height: 1, first_block: 0, last_block })
+    Item::RunPut(RunRecord {
+        run,
+        first_epoch,
+        last_epoch,
+        entries: 1,
+        pages: 1,
+        height: 1,
+        first_block: 0,
+        last_block,
+    })
 }
 
 /// Disks with a store whose catalog says just this, and the geometry of the store.
@@ -87,7 +96,8 @@ fn items_from_which_nothing_could_go_on_are_refused() {
 
 #[test]
 fn runs_whose_epochs_overlap_are_refused() {
-    let segment = |run, first| Item::Segments { first, count: 1, state: SegmentState::Run { run, ordinal: 0 }, incarnation: 1 };
+    let segment =
+        |run, first| Item::Segments { first, count: 1, state: SegmentState::Run { run, ordinal: 0 }, incarnation: 1 };
     let all = |second: Item| [facts(5), snapshot(2, "a"), run(1, 2, 4, 9), segment(1, 0), second, segment(2, 1)];
     for second in [run(2, 3, 5, 9), run(2, 5, 9, 9)] {
         let error = attach(store(&all(second)).0).err().expect("refused");

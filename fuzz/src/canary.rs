@@ -2,8 +2,8 @@
 
 use crate::store_image::run_judged;
 
-/// A panic behind four bytes that no seed holds, compared one after the other and then as one number, as real parsers do.
-/// Only a fuzzer that sees which branch an input took, and what it was compared with, gets there within seconds.
+/// A panic behind four bytes that no seed holds, compared one after the other and then as one number, as real parsers
+/// do. Only a fuzzer that sees which branch an input took, and what it was compared with, gets there within seconds.
 pub fn run(data: &[u8]) {
     let Some((magic, _)) = data.split_first_chunk::<4>() else { return };
     if magic[0] == b'C' && magic[1] == b'n' {

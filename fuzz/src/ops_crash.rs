@@ -1,7 +1,7 @@
 //! A history of a volume: operations, crashes and faults on simulated disks, held against the reference model.
 //!
-//! Input: the seed of the world (u16: sizes, lanes, limits, kinds of faults), then steps: what is done (u8), and the seed
-//! of all that is left open about it (u16).
+//! Input: the seed of the world (u16: sizes, lanes, limits, kinds of faults), then steps: what is done (u8), and the
+//! seed of all that is left open about it (u16).
 //!
 //! What must hold is what [`cairn_engine::sim::history`] says.
 
