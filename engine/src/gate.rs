@@ -78,15 +78,21 @@ impl Gate {
         self.opened.notify();
     }
 
-    /// Whether nobody is inside.
+    /// Whether it is closed. Whoever closed it knows; for asserting it.
+    pub fn is_closed(&self) -> bool {
+        // Relaxed: nothing follows from it.
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody is counted. Of a closed gate true once means that nobody is inside, for as long as it is closed;
+    /// later it may be false again for a moment, while somebody tries to enter.
     pub fn is_drained(&self) -> bool {
         self.lanes.iter().all(|count| count.load(Ordering::SeqCst) == 0)
     }
 
     /// Waits until nobody is inside; false when the deadline came first. The gate stays closed either way.
     pub async fn drain(&self, deadline: &Deadline) -> bool {
-        // Relaxed: the caller closed it, or was told so by who did.
-        assert!(self.closed.load(Ordering::Relaxed));
+        assert!(self.is_closed());
         loop {
             let listener = self.left.listen();
             if self.is_drained() {

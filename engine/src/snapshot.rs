@@ -5,7 +5,7 @@
 //! - A handle keeps its snapshot from being deleted.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC};
+use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC, TEXT_BYTES_MAX};
 use crate::sync::Arc;
 use crate::units::Epoch;
 use std::fmt;
@@ -78,7 +78,7 @@ impl Snapshot {
             consistency: self.consistency,
             broken: self.broken.as_ref().map(|(reason, _)| *reason),
             name: self.name.0.clone(),
-            reason: self.broken.as_ref().map_or(String::new(), |(_, sentence)| sentence.clone()),
+            reason: self.broken.as_ref().map_or(String::new(), |(_, sentence)| cut_off(sentence).to_owned()),
         }
     }
 
@@ -94,6 +94,11 @@ impl Snapshot {
             broken: record.broken.map(|reason| (reason, record.reason.clone())),
         }
     }
+}
+
+/// As much of a sentence as a record holds. It may come from outside.
+fn cut_off(sentence: &str) -> &str {
+    &sentence[..sentence.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
 /// How to take a snapshot.

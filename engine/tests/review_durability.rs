@@ -8,7 +8,8 @@ use cairn_engine::lane::Lane;
 use cairn_engine::sim::executor::yield_now;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, Rig, StateDirectory};
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, Scheduler, SimDisk, SimDiskOptions};
-use cairn_engine::volume::{create, inspect, CreateOptions, Limits, Volume};
+use cairn_engine::units::Epoch;
+use cairn_engine::volume::{create, inspect, BrokenElsewhere, CreateOptions, Limits, Volume};
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
@@ -45,6 +46,24 @@ async fn restore(rig: &Rig, name: &str) -> Result<()> {
 /// The bytes of superblocks and catalog.
 fn catalog(disks: &Disks<SimDisk>) -> Range<u64> {
     0..block_on(inspect(&disks.store)).expect("a store").superblock.geometry.segments_base_bytes
+}
+
+/// The devices after a power cut so many steps into an attach.
+fn power_cut_while_attaching(disks: Rc<Disks<SimDisk>>, seed: u64, steps: u64) -> Disks<SimDisk> {
+    let mut scheduler = Scheduler::new(seed);
+    scheduler.drive(&disks.origin);
+    scheduler.drive(&disks.store);
+    let attaching = Rc::clone(&disks);
+    scheduler.spawn("attach", async move {
+        let options = open_options(2, limits(), &StateDirectory::default());
+        let _ = Volume::open(&attaching, options).await;
+    });
+    for _ in 0..steps {
+        scheduler.step();
+    }
+    let (origin, store) = (disks.origin.crash(seed, Crash::Power), disks.store.crash(!seed, Crash::Power));
+    scheduler.kill();
+    Disks { origin, store }
 }
 
 /// Addresses of all pages of runs, whether they count or not.
@@ -249,22 +268,24 @@ fn a_superblock_never_counts_a_record_that_may_be_lost() {
             let disks = Rc::new(rig.crash(seed, Crash::Process));
             // The write that would have made the last record durable fails, once.
             disks.store.inject(Fault::once(FaultTarget::Write, 0));
-            let mut scheduler = Scheduler::new(seed);
-            scheduler.drive(&disks.origin);
-            scheduler.drive(&disks.store);
-            let attaching = Rc::clone(&disks);
-            scheduler.spawn("attach", async move {
-                let options = open_options(2, limits(), &StateDirectory::default());
-                let _ = Volume::open(&attaching, options).await;
-            });
-            for _ in 0..steps {
-                scheduler.step();
-            }
-            let (origin, store) = (disks.origin.crash(seed, Crash::Power), disks.store.crash(seed, Crash::Power));
-            scheduler.kill();
-            let after = Rig::attach(Disks { origin, store }, limits(), StateDirectory::default());
+            let after = Rig::attach(power_cut_while_attaching(disks, seed, steps), limits(), StateDirectory::default());
             assert!(after.is_ok(), "flush {from}, seed {seed}, {steps} steps: {:?}", after.err());
         }
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_written_again_still_counts() {
+    for (seed, steps) in (0..12).flat_map(|seed| (1..40).map(move |steps| (seed, steps))) {
+        let rig = rig(seed);
+        for name in ["a", "b"] {
+            rig.snapshot(name).expect("cut");
+        }
+        let disks = Rc::new(rig.crash(seed, Crash::Process));
+        disks.store.inject(Fault::once(FaultTarget::Write, 0));
+        let disks = power_cut_while_attaching(disks, seed, steps);
+        let rig = Rig::attach(disks, limits(), StateDirectory::default()).expect("attach");
+        assert!(["a", "b"].iter().all(|name| !is_broken(&rig.volume, name)), "seed {seed}, {steps} steps");
     }
 }
 
@@ -399,5 +420,68 @@ fn a_deleted_snapshot_that_comes_back_is_exact() {
     }
     for block in BLOCKS {
         assert_exact_or_broken(&rig, "a", block, 0, "a deletion was lost");
+    }
+}
+
+#[test]
+fn an_attach_finds_room_for_the_index_of_many_epochs() {
+    let origin = SimDiskOptions::new("origin", 96 * 4096);
+    let rig = Rig::new(origin, SimDiskOptions::new("store", 4 << 20), SEGMENT_BYTES, limits());
+    for value in 1.. {
+        rig.snapshot(&format!("s{value}")).expect("cut");
+        rig.write((20 + u64::from(value)) * 4096, 4096, value).expect("write");
+        if block_on(rig.volume.stats()).segments_free < 6 {
+            break;
+        }
+    }
+    let taken = block_on(rig.volume.snapshots());
+    assert!(taken.len() > 8 && taken.iter().all(|snapshot| snapshot.broken.is_none()), "{taken:?}");
+    let rig = rig.recover(1, Crash::Power).expect("attach");
+    let found = block_on(rig.volume.snapshots());
+    assert_eq!(found, taken, "there is room for a few entries");
+    for value in 1..taken.len() as u64 {
+        let content = rig.read_snapshot("s1", (20 + value) * 4096, 4096).expect("whole");
+        assert_eq!(content, [0; 4096]);
+    }
+}
+
+#[test]
+fn a_mark_outside_of_the_store_breaks_no_snapshot_taken_after_it_was_heeded() {
+    for (from, seed) in (0..12).flat_map(|from| (0..8).map(move |seed| (from, seed))) {
+        let rig = rig(seed);
+        rig.snapshot("a").expect("cut");
+        rig.disks.store.inject(Fault::persistent(FaultTarget::Write, from));
+        for name in ["b", "c", "d"] {
+            rig.write(30 * 4096, 4096, 1).expect("production goes on");
+            let _ = rig.snapshot(name);
+        }
+        rig.write(30 * 4096, 4096, 2).expect("production goes on");
+        let rig = rig.recover(seed, Crash::Process).expect("the store works again");
+        rig.snapshot("e").expect("cut");
+        rig.write(30 * 4096, 4096, 3).expect("write");
+        // The mark was removed, and the power went before that was durable.
+        let rig = rig.recover(seed, Crash::Process).expect("attach");
+        assert!(!is_broken(&rig.volume, "e"), "{from}, {seed}: it was taken when the store worked again");
+        assert_eq!(rig.read_snapshot("e", 30 * 4096, 4096).expect("whole"), [2; 4096]);
+    }
+}
+
+#[test]
+fn a_mark_outside_of_the_store_may_say_anything() {
+    for reason in [String::new(), "x".repeat(10_000), "\u{fc}".repeat(128), "\u{1f4a5}".repeat(64)] {
+        let rig = rig(1);
+        rig.snapshot("a").expect("cut");
+        let disks = rig.crash(1, Crash::Process);
+        for through in [Epoch(0), Epoch(u64::MAX - 1), Epoch(u64::MAX)] {
+            let mut options = open_options(2, limits(), &StateDirectory::default());
+            options.broken_elsewhere = Some(BrokenElsewhere { through, reason: reason.clone(), flush_failed: false });
+            let volume = block_on(Volume::open(&disks, options)).expect("attach");
+            assert_eq!(is_broken(&volume, "a"), through > Epoch(0));
+        }
+        let rig = Rig::attach(disks, limits(), StateDirectory::default()).expect("attach");
+        rig.snapshot("b").expect("cut");
+        fill(&rig, 1);
+        rig.work().expect("background");
+        assert!(!is_broken(&rig.volume, "b"));
     }
 }

@@ -1,10 +1,11 @@
 //! Any bytes as the two catalog areas.
 //!
-//! Input: a byte of flags, then records. A record is a byte of manner and a piece (its items, or a raw block); the engine
-//! seals it and lays it where the next record of its area belongs. Manner: the low two bits say what it is (0 appended,
-//! 1 of the checkpoint, 2 the last of the checkpoint, 3 a raw block); 4 destroys its first copy, 8 its second; 16 puts it
-//! into the other area, which holds the log the checkpoint was made of; 32 skips a sequence. Flags: 1 makes the superblock
-//! know of every record, 2 names the other area's log as the previous one, 4 lets the checkpoint end elsewhere.
+//! Input: a byte of flags, then records. A record is a byte of manner and a piece (its items, or a raw block); the
+//! engine seals it and lays it where the next record of its area belongs. Manner: the low two bits say what it is (0
+//! appended, 1 of the checkpoint, 2 the last of the checkpoint, 3 a raw block); 4 destroys its first copy, 8 its
+//! second; 16 puts it into the other area, which holds the log the checkpoint was made of; 32 skips a sequence; 64
+//! makes it of another session. Flags: 1 makes the superblock know of every record, 2 names the other area's log as the
+//! previous one, 4 lets the checkpoint end elsewhere, 8 lets the last session have found all records when it began.
 //!
 //! What must hold: a state, or an error that says what is wrong. A state says the same after a checkpoint, and after it
 //! was written and read again.
@@ -55,7 +56,8 @@ impl Log {
             _ => return self.add_raw(store, content),
         };
         self.sequence += u64::from(manner & 32 != 0);
-        let log = LogIdentity { store_id, generation: self.generation, session: 0 };
+        let session = u64::from(manner & 64 != 0);
+        let log = LogIdentity { store_id, generation: self.generation, session };
         let length = record::encode(log, self.sequence, role, content, self.position_bytes, &mut buffer);
         if self.position_bytes + length as u64 > self.area.end_bytes() {
             return;
@@ -119,6 +121,8 @@ fn place(superblock: &mut Superblock, flags: u8, current: &Log, before: &Log) {
     }
     let known = if flags & 1 != 0 { current.sequence } else { 0 };
     place.records_min = known.max(place.checkpoint_records);
+    let found = if flags & 8 != 0 { current.sequence } else { 0 };
+    place.records_found = found.max(place.checkpoint_records);
     place.records_found = place.checkpoint_records;
     (place.previous_generation, place.previous_records) = match flags & 2 {
         0 => (0, 0),

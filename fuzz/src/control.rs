@@ -1,11 +1,11 @@
 //! Any bytes as a client of the control API.
 //!
-//! Input: a byte of flags, then what the client sends. Without flag 1 that is raw bytes, after which the client hangs up
-//! where flag 2 is set. With flag 1 they are requests: method
-//! (u8), endpoint (u8), a piece that is the name in the path, a piece that is the body.
+//! Input: a byte of flags, then what the client sends. Without flag 1 that is raw bytes, after which the client hangs
+//! up where flag 2 is set. With flag 1 they are requests: method (u8), endpoint (u8), a piece that is the name in the
+//! path, a piece that is the body.
 //!
-//! What must hold: the server ends when its client does, and every answer to a request that is HTTP is JSON, an error with
-//! its three fields included.
+//! What must hold: the server ends when its client does, and every answer to a request that is HTTP is JSON, an error
+//! with its three fields included.
 
 use crate::bytes::Bytes;
 use crate::common::control::Memory;
@@ -60,10 +60,8 @@ fn ask(bytes: &mut Bytes) {
     let endpoint = ENDPOINTS[usize::from(bytes.u8()) % ENDPOINTS.len()];
     let name: String = bytes.piece().iter().map(|byte| format!("%{byte:02X}")).collect();
     let (path, body) = (endpoint.replace("NAME", &name), bytes.piece());
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
     let received = converse(&[head.as_bytes(), body].concat(), false);
     let answer = String::from_utf8(received).expect("an answer is text");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}"));

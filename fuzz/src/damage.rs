@@ -1,7 +1,7 @@
 //! What may befall the store of a scenario: a small language of damage.
 //!
-//! An operation is a byte that names it, and what it needs. A place is a block of the scenario's list (u16) and an offset
-//! in it (u16), so that nearly every place is one that matters.
+//! An operation is a byte that names it, and what it needs. A place is a block of the scenario's list (u16) and an
+//! offset in it (u16), so that nearly every place is one that matters.
 //!
 //! Invariants:
 //! - What was done is remembered: which bytes were touched, and whether a checksum was made right again.

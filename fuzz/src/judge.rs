@@ -1,8 +1,8 @@
 //! What a volume must do, whatever its store holds.
 //!
 //! Invariants:
-//! - `Strict`: nothing was done that checksums cannot tell. Then a snapshot that is said to be whole shows exactly what it
-//!   showed when it was taken, or an error; none is missing, none is new, none that was broken is whole again.
+//! - `Strict`: nothing was done that checksums cannot tell. Then a snapshot that is said to be whole shows exactly what
+//!   it showed when it was taken, or an error; none is missing, none is new, none that was broken is whole again.
 //! - Otherwise nothing may panic, hang or take memory without bound; what it shows is not judged.
 
 use crate::machine::{assert_typed, Machine};

@@ -4,8 +4,8 @@
 //! `vol@snap`; 4 gives requests field by field (command u8, flags u8, offset u32, length u32, magic u8: 0 for the right
 //! one), with payloads as long as they say; 8 sends in small pieces; 16 has sectors of 4096 bytes.
 //!
-//! What must hold: the server ends when its client does; with orderly requests each is answered at most once and with as
-//! many bytes as it asked for, and unless the client broke off or broke the protocol each is answered.
+//! What must hold: the server ends when its client does; with orderly requests each is answered at most once and with
+//! as many bytes as it asked for, and unless the client broke off or broke the protocol each is answered.
 
 use crate::bytes::Bytes;
 use crate::common::memory::{Image, MemorySource};

@@ -7,7 +7,6 @@
 use crate::machine::{copy_of, Machine, Pair};
 use crate::seal::{kind_of, BLOCK_BYTES};
 use cairn_engine::catalog::record::{self, LogIdentity};
-use cairn_engine::catalog::state::State;
 use cairn_engine::catalog::Catalog;
 use cairn_engine::format::geometry::{Geometry, AREA_BYTES_MIN};
 use cairn_engine::format::item::{Item, SegmentState, VolumeFacts};
@@ -266,6 +265,7 @@ pub fn last_record(store: &SimDisk, superblock: &Superblock) -> Option<(u64, Vec
 /// A store of two catalog areas and a few segments, and nothing in them but the volume.
 pub struct MetadataStore {
     disk: SimDisk,
+    superblock: Superblock,
 }
 
 impl MetadataStore {
@@ -283,8 +283,9 @@ impl MetadataStore {
             superblock.host_id = [4; 16];
             superblock.clean = false;
             let facts = VolumeFacts { size_bytes: VOLUME_BYTES, active_epoch: Epoch(1), flush_failed: false };
-            block_on(Catalog::create(&disk, superblock, &[Item::Volume(facts)])).expect("the disk takes it");
-            MetadataStore { disk }
+            let catalog = block_on(Catalog::create(&disk, superblock, &[Item::Volume(facts)]));
+            let superblock = catalog.expect("the disk takes it").superblock().clone();
+            MetadataStore { disk, superblock }
         })
     }
 
@@ -297,11 +298,6 @@ impl MetadataStore {
 
     /// The superblock, read.
     pub fn decoded(&self) -> Superblock {
-        block_on(Catalog::open(&self.disk)).expect("it is whole").superblock().clone()
-    }
-
-    /// Its state: nothing but the volume.
-    pub fn state(&self) -> State {
-        block_on(Catalog::open(&self.disk)).expect("it is whole").state().clone()
+        self.superblock.clone()
     }
 }

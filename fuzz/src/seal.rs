@@ -47,7 +47,7 @@ pub fn seal_at(store: &SimDisk, address_bytes: u64) {
     let mut block = store.peek(address_bytes, BLOCK_BYTES);
     if kind_of(&block) == Some(Kind::CatalogRecord) {
         let claimed = u32::from_le_bytes(block[40..44].try_into().expect("four bytes"));
-        let length = claimed.next_multiple_of(BLOCK_BYTES as u32).clamp(BLOCK_BYTES as u32, RECORD_BYTES_MAX);
+        let length = claimed.clamp(BLOCK_BYTES as u32, RECORD_BYTES_MAX).next_multiple_of(BLOCK_BYTES as u32);
         block = store.peek(address_bytes, u64::from(length));
     }
     seal(address_bytes, &mut block);

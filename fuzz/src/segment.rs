@@ -2,8 +2,8 @@
 //!
 //! Input: a byte that chooses one of three readers, and what that reader is to find.
 //!
-//! What must hold: a header that is accepted says exactly what it was made of; a run gives the entries that were put into
-//! it, or an error; an attach over any records gives a volume that works, or an error.
+//! What must hold: a header that is accepted says exactly what it was made of; a run gives the entries that were put
+//! into it, or an error; an attach over any records gives a volume that works, or an error.
 
 use crate::bytes::Bytes;
 use crate::judge;
@@ -62,8 +62,8 @@ fn header(bytes: &mut Bytes) {
 }
 
 /// A run of real entries; then bytes of its pages and what the catalog says of it are changed. Number of entries (u16),
-/// distance of their blocks (u8), change of what the catalog says (field u8, value u64), then changes of pages: page (u8),
-/// flags (u8, 1 seals), place (u16), a piece.
+/// distance of their blocks (u8), change of what the catalog says (field u8, value u64), then changes of pages: page
+/// (u8), flags (u8, 1 seals), place (u16), a piece.
 fn pages(bytes: &mut Bytes) {
     let store = SimDisk::new(SimDiskOptions::new("store", 2 << 20));
     let (count, step) = (1 + bytes.u16() % RUN_ENTRIES_MAX, 1 + u64::from(bytes.u8()));
@@ -160,8 +160,8 @@ fn walk(store: &SimDisk, run: &Arc<Run>, expected: Option<&[Entry]>) {
 }
 
 /// Records in the segments of two lanes, over which the volume is attached. A record: segment (u8), where in it (u8, in
-/// blocks), session, sequence, epoch, attempts (u8 each), flags (u8), number of entries (u8), then for each a block (u16);
-/// flag 1 damages an image, 2 the header, 4 gives the blocks in the upper half of 64 bits.
+/// blocks), session, sequence, epoch, attempts (u8 each), flags (u8), number of entries (u8), then for each a block
+/// (u16); flag 1 damages an image, 2 the header, 4 gives the blocks in the upper half of 64 bits.
 fn records(bytes: &mut Bytes) {
     let disks = lane_store();
     let catalog = block_on(Catalog::open(&disks.store)).expect("it is whole");

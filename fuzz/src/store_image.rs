@@ -1,10 +1,11 @@
-//! A real store, damaged in any way, under a volume that is attached, read, written, checked, detached and attached again.
+//! A real store, damaged in any way, under a volume that is attached, read, written, checked, detached and attached
+//! again.
 //!
 //! Input: which scenario (u8), what the owner accepts (u8), three writes (block u8, value u8 each), then damage in the
 //! language of [`crate::damage`].
 //!
-//! What must hold is said in [`crate::judge`]; beside that, two attaches of the same bytes come to the same, and what an
-//! attachment showed as whole when it ended is what the next one shows.
+//! What must hold is said in [`crate::judge`]; beside that, two attaches of the same bytes come to the same, and what
+//! an attachment showed as whole when it ended is what the next one shows.
 
 use crate::bytes::Bytes;
 use crate::damage::Damage;

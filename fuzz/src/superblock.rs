@@ -1,8 +1,8 @@
 //! Any bytes as the two copies of a superblock.
 //!
 //! Input: a byte of flags, then copy A and copy B, which share the rest. Flags: 1 and 2 put the signature and the right
-//! checksum on A and on B, 4 and 8 begin from a superblock that makes sense and XOR the bytes onto it; the upper four bits
-//! choose the size of the device.
+//! checksum on A and on B, 4 and 8 begin from a superblock that makes sense and XOR the bytes onto it; the upper four
+//! bits choose the size of the device.
 //!
 //! What must hold: a superblock, or an error that says what is wrong; a superblock that is accepted lies inside its
 //! device, comes back the same after it was written, and opens or refuses a catalog within bounded memory.
@@ -20,7 +20,7 @@ use cairn_engine::sim::{block_on, SimDisk, SimDiskOptions};
 /// What reading a superblock and refusing its catalog may take.
 const MEMORY_BYTES_MAX: usize = 192 << 20;
 /// Bytes of a copy that carry meaning.
-pub const FIELDS_BYTES: usize = 296;
+pub const FIELDS_BYTES: usize = 304;
 
 /// The sizes that a device may have: from too small for anything to larger than any disk.
 const DEVICE_BYTES: [u64; 8] = [4096, 68 << 10, 1 << 20, 4 << 20, 64 << 20, 1 << 30, 1 << 40, 1 << 46];

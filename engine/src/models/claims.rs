@@ -57,7 +57,9 @@ impl Origin {
             }
             if wait == Wait::BeforeSaving {
                 let others = range.clone().filter(|block| !claimed.iter().any(|mine| mine.contains(block)));
-                others.for_each(|block| block_on(self.map.wait_unclaimed(block..block + 1)));
+                for block in others {
+                    block_on(self.map.wait_unclaimed(block..block + 1));
+                }
             }
             for block in claimed.iter().cloned().flatten() {
                 self.saves[block as usize].fetch_add(1, Ordering::Relaxed);

@@ -22,6 +22,8 @@ enum Mistake {
     None,
     SwitchesBeforeTheDrain,
     OpensBeforeTheSwitch,
+    /// Nothing goes wrong, but an assertion says that a gate once drained counts nobody.
+    BelievesTheCount,
 }
 
 struct Model {
@@ -91,6 +93,11 @@ impl Model {
         if mistake == Mistake::OpensBeforeTheSwitch {
             self.gate.open();
         }
+        assert!(self.gate.is_closed() || mistake == Mistake::OpensBeforeTheSwitch);
+        assert!(
+            self.gate.is_drained() || mistake != Mistake::BelievesTheCount,
+            "the count says that somebody is inside"
+        );
         let shown = [0, 1].map(|block| self.origin[block].read());
         self.active.switch(self.epochs[1].clone());
         if mistake != Mistake::OpensBeforeTheSwitch {
@@ -164,4 +171,10 @@ fn a_gate_that_opens_before_the_switch_is_noticed() {
 #[test]
 fn nothing_is_published_in_an_epoch_that_is_over_and_quiet() {
     explore("seal-records", seal_records);
+}
+
+#[test]
+#[should_panic(expected = "the count says that somebody is inside")]
+fn a_drained_gate_counts_who_tries_to_enter() {
+    explore("cut-planted-count", || cut_under_writers(1, Mistake::BelievesTheCount));
 }

@@ -6,7 +6,6 @@
 use crate::sync::weaken::{self, Site};
 use crate::sync::Access;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// The models that accesses are weakened in.
@@ -20,8 +19,13 @@ const MODELS: &[fn()] = &[
     super::watch::watch_move,
 ];
 
-/// The files whose orders are looked at.
-const FILES: &[&str] = &["needed.rs", "gate.rs", "epoch.rs", "watch/places.rs"];
+/// The files whose orders are looked at, with their text.
+const FILES: &[(&str, &str)] = &[
+    ("src/needed.rs", include_str!("../needed.rs")),
+    ("src/gate.rs", include_str!("../gate.rs")),
+    ("src/epoch.rs", include_str!("../epoch.rs")),
+    ("src/watch/places.rs", include_str!("../watch/places.rs")),
+];
 
 /// Accesses that could be weaker, by file and line: all in the gate, whose few accesses in one order are easier to
 /// believe than each in its own.
@@ -57,7 +61,7 @@ fn check(model: fn(), fences_after_writes: bool, weakened: Option<(Site, Orderin
         weaken::seen()
     });
     let mut seen = checked.expect("a thread can be started").join().ok()?;
-    seen.retain(|site, (_, order)| *order != Ordering::Relaxed && FILES.iter().any(|file| site.0.ends_with(file)));
+    seen.retain(|site, (_, order)| *order != Ordering::Relaxed && file_of(*site).is_some());
     Some(seen)
 }
 
@@ -72,12 +76,14 @@ fn is_noticed(site: Site, access: Access, order: Ordering, models: &[(fn(), Acce
         .any(|(model, after)| check(model, after, weakened).is_none())
 }
 
+fn file_of(site: Site) -> Option<(&'static str, &'static str)> {
+    FILES.iter().copied().find(|(file, _)| site.0.ends_with(file))
+}
+
 /// The file and the text of the line of an access.
-fn text_of(site: Site) -> (&'static str, String) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the engine is a member of the workspace");
-    let source = std::fs::read_to_string(root.join(site.0)).expect("the source is there");
-    let line = source.lines().nth(site.1 as usize - 1).expect("the line is there");
-    (site.0, line.trim().to_owned())
+fn text_of(site: Site) -> (&'static str, &'static str) {
+    let (file, text) = file_of(site).expect("only accesses in these files are looked at");
+    (file, text.lines().nth(site.1 as usize - 1).expect("the compiler counts lines as we do").trim())
 }
 
 #[test]

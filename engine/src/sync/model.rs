@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::sync::TryLockError;
 use std::task::{Context, Poll, Waker};
 
 const NEVER_POISONED: &str = "no holder of this lock panics";
@@ -129,7 +130,12 @@ impl<T> AsyncMutex<T> {
     }
 
     fn guard(&self) -> AsyncMutexGuard<'_, T> {
-        let value = self.value.try_lock().expect("one holder at a time");
+        let value = match self.value.try_lock() {
+            Ok(value) => value,
+            // Like the original, it does not mind that a holder panicked.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => panic!("one holder at a time"),
+        };
         AsyncMutexGuard { mutex: self, value: Some(value) }
     }
 }

@@ -23,11 +23,11 @@ impl Volume {
     pub(crate) async fn flush_origin_unrecorded<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         self.refuse_after_failed_flush()?;
         planted!("flush-of-the-wrong-device", return disks.store.flush().await);
+        planted!("flush-ignores-other-lanes", return self.latch_failed_flush(disks.origin.flush().await));
         // Another lane's flush may have failed and lost what this one is about, and that lane may not have said so yet.
         let result = flush_since(&disks.origin, self.origin_flush_failures).await;
         let result = planted!("failed-flush-retried", result.or(disks.origin.flush().await), result);
         self.latch_failed_flush(result)?;
-        planted!("flush-ignores-other-lanes", return Ok(()));
         self.refuse_after_failed_flush()
     }
 

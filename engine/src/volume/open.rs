@@ -14,6 +14,7 @@ use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
+use crate::entry::Entry;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
@@ -49,8 +50,8 @@ impl Volume {
         let (gaps, torn) = (recovered.gaps, recovered.torn);
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
-        let latched = options.broken_elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.flush_failed);
-        let watch = install(disks, &mut ledger, places, recovered, breaks, latched, options.accept).await?;
+        let elsewhere = options.broken_elsewhere.as_ref();
+        let watch = install(disks, &mut ledger, places, recovered, breaks, elsewhere, options.accept).await?;
         ledger
             .catalog
             .superblock_update(&disks.store, |superblock| {
@@ -184,6 +185,9 @@ async fn reasons_to_break<D: Disk>(disks: &Disks<D>, catalog: &Catalog, options:
     Ok(breaks)
 }
 
+/// A mark outside of the store that is farther ahead of it does not name an epoch, but all there are.
+const EPOCHS_AHEAD_MAX: u64 = 1 << 20;
+
 /// Segments that lanes leave for runs: enough to write everything that may be in memory, at most a quarter.
 fn segments_kept_for_runs(catalog: &Catalog, options: &OpenOptions, places: SegmentPlaces) -> usize {
     let segments = catalog.state().segments.len();
@@ -200,7 +204,7 @@ async fn install<D: Disk>(
     places: SegmentPlaces,
     recovered: Recovered,
     mut breaks: Vec<Break>,
-    latched_elsewhere: bool,
+    elsewhere: Option<&BrokenElsewhere>,
     accept: Accept,
 ) -> Result<Watch> {
     if let Some(through) = recovered.lost_through {
@@ -221,7 +225,11 @@ async fn install<D: Disk>(
     items.extend(ledger.catalog.state().lanes_indexed.keys().map(|&lane| Item::LaneIndexed { lane, sequence: 0 }));
     let facts = ledger.catalog.state().volume;
     let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
-    let active_epoch = facts.active_epoch.max(youngest);
+    let marked = elsewhere.map(|elsewhere| elsewhere.through).unwrap_or_default();
+    // Epochs up to the marked one may have been used without the store knowing. What is cut now is younger.
+    let is_known = marked.0.saturating_sub(facts.active_epoch.0) < EPOCHS_AHEAD_MAX;
+    let active_epoch = facts.active_epoch.max(youngest).max(if is_known { marked } else { youngest });
+    let latched_elsewhere = elsewhere.is_some_and(|elsewhere| elsewhere.flush_failed);
     let latched = (facts.flush_failed || latched_elsewhere) && !accept.failed_flush;
     let latched = latched && !planted!("flush-latch-reset-at-attach");
     let flushed = planted!("origin-not-flushed-at-attach", Ok(()), disks.origin.flush().await);
@@ -277,7 +285,7 @@ fn half_restored(cause: &str) -> Error {
     Error::new(ErrorKind::Broken, "attach", "volume").saying(message)
 }
 
-/// One run for each epoch that some whole snapshot still needs. Where the store has no room for them the oldest
+/// Runs of the epochs that some whole snapshot still needs. Where the store has no room for them the oldest
 /// snapshots break, as few as possible.
 async fn write_recovered<D: Disk>(
     disks: &Disks<D>,
@@ -297,6 +305,21 @@ async fn write_recovered<D: Disk>(
     }
 }
 
+/// Entries of the epochs from `horizon` on, by run and with the run's first epoch: as few runs as can be. What the needed
+/// map is rebuilt from, that is from `youngest` on, is apart; and so are epochs that one run cannot tell apart.
+fn entries_by_run(recovered: &Recovered, horizon: Epoch, youngest: Epoch) -> Vec<(Epoch, Vec<Entry>)> {
+    let mut by_run: Vec<(Epoch, Vec<Entry>)> = Vec::new();
+    for (&epoch, entries) in recovered.entries.range(horizon..).filter(|(_, entries)| !entries.is_empty()) {
+        let fits = |first: Epoch| (first < youngest) == (epoch < youngest) && epoch.0 - first.0 <= u64::from(u32::MAX);
+        match by_run.last_mut().filter(|(first, _)| fits(*first)) {
+            Some((_, run)) => run.extend(entries.values()),
+            None => by_run.push((epoch, entries.values().copied().collect())),
+        }
+    }
+    by_run.iter_mut().for_each(|(_, entries)| entries.sort_unstable());
+    by_run
+}
+
 /// The runs of the epochs from `horizon` on; `None` where there is no room for them.
 async fn write_runs_from<D: Disk>(
     disks: &Disks<D>,
@@ -305,8 +328,9 @@ async fn write_runs_from<D: Disk>(
     recovered: &Recovered,
     horizon: Epoch,
 ) -> Result<Option<Vec<Run>>> {
+    let youngest = ledger.whole().next_back().expect("the horizon is a whole snapshot's");
     let mut runs: Vec<Run> = Vec::new();
-    for (&epoch, entries) in recovered.entries.range(horizon..).filter(|(_, entries)| !entries.is_empty()) {
+    for (first_epoch, entries) in entries_by_run(recovered, horizon, youngest) {
         let count = RunLayout::segments_for(pages_for(entries.len() as u64).pages, places.segment_bytes) as usize;
         let segments: Vec<SegmentIndex> = ledger.take(count);
         if segments.len() < count {
@@ -318,9 +342,9 @@ async fn write_runs_from<D: Disk>(
         }
         let layout =
             RunLayout { segments, segments_base_bytes: places.base_bytes, segment_bytes: places.segment_bytes };
-        let mut writer = RunWriter::new(ledger.next_run(), epoch, layout, entries.len() as u64);
-        for entry in entries.values() {
-            writer.push(&disks.store, *entry).await?;
+        let mut writer = RunWriter::new(ledger.next_run(), first_epoch, layout, entries.len() as u64);
+        for entry in entries {
+            writer.push(&disks.store, entry).await?;
         }
         let written = writer.finish(&disks.store).await?;
         ledger.give_back(written.unused);

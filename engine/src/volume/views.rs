@@ -134,3 +134,21 @@ impl Volume {
         true
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reader_may_still_read_is_not_handed_out_again() {
+        let views = Views::new(View::default());
+        views.replace(vec![1], |_| {});
+        assert_eq!(views.take_unread(), [1], "nobody reads the first view");
+        let reader = views.now();
+        views.replace(vec![2], |_| {});
+        views.replace(vec![3], |_| {});
+        assert!(views.take_unread().is_empty(), "a reader holds a view that names both");
+        drop(reader);
+        assert_eq!(views.take_unread(), [2, 3]);
+    }
+}

@@ -23,8 +23,9 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 const WRITERS: u16 = 4;
-const WRITES_EACH: usize = 3;
-const SNAPSHOTS: [&str; 2] = ["first", "second"];
+const WRITES_EACH: usize = 5;
+/// The first is there before anybody writes.
+const SNAPSHOTS: [&str; 3] = ["empty", "first", "second"];
 const READS: usize = 4;
 const SEGMENT_BYTES: u32 = 64 << 10;
 const LIMITS: Limits =
@@ -117,7 +118,16 @@ impl Machine {
         let disks = Disks { origin: origin.clone(), store: store.clone() };
         let options = open_options(WRITERS + 1, LIMITS, &StateDirectory::default());
         let volume = executor::block_on(Volume::open(&disks, options)).expect("a new store can be opened");
-        Machine { origin, store, volume, judge: Arc::default() }
+        let machine = Machine { origin, store, volume, judge: Arc::default() };
+        machine.snapshot(&machine.disks(), SNAPSHOTS[0]);
+        machine
+    }
+
+    fn snapshot(&self, disks: &Disks<SlowDisk>, name: &str) {
+        let cut = self.judge.cut_begins();
+        let (snapshot, deadline) = (snapshot_name(name), Deadline::new());
+        block_on(self.volume.snapshot(disks, &snapshot, snapshot_options(), &deadline)).expect("the disks work");
+        self.judge.cut_ends(name, cut);
     }
 
     fn disks(&self) -> Disks<SlowDisk> {
@@ -147,15 +157,10 @@ impl Machine {
         }
     }
 
-    /// Takes the snapshots, then deletes the first unless somebody reads it.
+    /// Takes snapshots, then deletes the first one unless somebody reads it.
     fn cut(&self) {
         let disks = self.disks();
-        for name in SNAPSHOTS {
-            let cut = self.judge.cut_begins();
-            let taken = self.volume.snapshot(&disks, &snapshot_name(name), snapshot_options(), &Deadline::new());
-            block_on(taken).expect("the disks work");
-            self.judge.cut_ends(name, cut);
-        }
+        SNAPSHOTS[1..].iter().for_each(|name| self.snapshot(&disks, name));
         match block_on(self.volume.delete(&disks, &snapshot_name(SNAPSHOTS[0]))) {
             Ok(()) => self.judge.forget(SNAPSHOTS[0]),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Busy),
@@ -164,7 +169,10 @@ impl Machine {
 
     /// Reads a snapshot if there is one, in pieces that need not be whole blocks.
     fn read_snapshot(&self, disks: &Disks<SlowDisk>, name: &str) {
-        let Ok(handle) = block_on(self.volume.snapshot_handle(&snapshot_name(name))) else { return };
+        let handle = match block_on(self.volume.snapshot_handle(&snapshot_name(name))) {
+            Ok(handle) => handle,
+            Err(error) => return assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        };
         let mut content = aligned_buffer(((BLOCKS.end - BLOCKS.start) as usize) * BLOCK_BYTES);
         let offset_bytes = BLOCKS.start * BLOCK_BYTES as u64;
         block_on(self.volume.read_snapshot(disks, &handle, offset_bytes, &mut content)).expect("the disks work");

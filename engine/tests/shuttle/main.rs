@@ -26,6 +26,8 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
 fn explore(scheduler: impl Scheduler + 'static, mistake: Mistake) {
     let mut config = Config::new();
     config.stack_size = STACK_BYTES;
+    // That weak memory is loom's part is known.
+    config.silence_warnings = true;
     Runner::new(scheduler, config).run(move || run(mistake));
 }
 

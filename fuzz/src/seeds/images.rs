@@ -3,7 +3,6 @@
 use super::metadata::every_item;
 use super::Seeds;
 use crate::bytes::Script;
-use crate::canary::JUDGED_STRICTLY;
 use crate::damage::operation::*;
 use crate::scenario::scenarios;
 use crate::seal::{kind_of, BLOCK_BYTES};
@@ -93,13 +92,22 @@ pub fn wrong_content() -> Vec<u8> {
         script = script.u8(FLIP).u16(block + 1).u16(9).u8(1);
         script = script.u8(FORGE).u16(block).u16(FIRST_CHECKSUM).piece(&checksum);
     }
-    [&JUDGED_STRICTLY[..], &script.finish()].concat()
+    script.finish()
 }
 
 /// Where in a record's header the checksum of its first image lies.
 const FIRST_CHECKSUM: u16 = 128 + 8;
 
-/// Histories by their seed.
+/// Histories in several worlds, mostly writes, with snapshots and crashes between.
 pub fn ops_crash() -> Seeds {
-    (1..=16u64).map(|seed| (format!("history-{seed:02}"), Script::default().u64(seed).finish())).collect()
+    let history = |world: u16| {
+        let mut random = fastrand::Rng::with_seed(u64::from(world));
+        let step = |script: Script, _| match random.u8(0..4) {
+            0 => script.u8(random.u8(..)).u16(random.u16(..)),
+            1 => script.u8(5).u16(random.u16(..)),
+            _ => script.u8(0).u16(random.u16(..)),
+        };
+        (0..30).fold(Script::default().u16(world), step).finish()
+    };
+    (1..=24).map(|world| (format!("history-{world:02}"), history(world))).collect()
 }

@@ -4,7 +4,9 @@ use super::Seeds;
 use crate::bytes::Script;
 use crate::superblock::FIELDS_BYTES;
 use cairn_engine::catalog::record::encode_items;
-use cairn_engine::format::item::{BrokenReason, Consistency, Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
+use cairn_engine::format::item::{
+    BrokenReason, Consistency, Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts,
+};
 use cairn_engine::units::Epoch;
 
 /// Flags: sealed and begun from a superblock that makes sense, on a device of 4 MiB.
@@ -30,6 +32,7 @@ pub fn superblock() -> Seeds {
         ("checkpoint-bytes", 169),
         ("records-min", 176),
         ("previous-generation", 184),
+        ("records-found", 296),
         ("session", 239),
         ("origin-bytes", 250),
         ("origin-sector", 257),
@@ -116,6 +119,8 @@ pub fn catalog() -> Seeds {
         ("sequence-skipped".to_owned(), log(0, &[(2, &first), (32, &more)])),
         ("long-checkpoint".to_owned(), log(0, &[(1, &first), (1, &more), (2, &all[28..])])),
         ("stands-in".to_owned(), log(2, &[(18, &first), (16, &more), (14, &more)])),
+        ("another-session".to_owned(), log(8, &[(2, &first), (0, &more), (64, &all[28..])])),
+        ("session-before".to_owned(), log(0, &[(2, &first), (64, &more)])),
         ("wrong-end".to_owned(), log(4, &[(1, &first), (2, &more)])),
         ("raw-block".to_owned(), log(0, &[(2, &first), (3, b"CnCt"), (0, &more)])),
     ];

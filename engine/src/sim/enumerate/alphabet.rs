@@ -130,8 +130,8 @@ impl Workload {
     }
 
     /// The workload with this number; none where it is left out. Neighbours differ in the kind of disk, then in the
-    /// last operation: so they leave the same images more often. What stands before the last operation follows in an order
-    /// that soon has a bit of everything: a run of the longer ones does not come to its end.
+    /// last operation: so they leave the same images more often. What stands before the last operation follows in an
+    /// order that soon has a bit of everything: a run of the longer ones does not come to its end.
     pub fn numbered(length: u32, number: u64) -> Option<Workload> {
         assert!(number < Workload::count(length), "workload {number} of length {length}");
         let letters = NAMES.len() as u64;

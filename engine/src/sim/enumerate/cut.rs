@@ -123,8 +123,8 @@ impl Cut {
         image
     }
 
-    /// Every image that power loss may leave now: each subset of what is volatile, in the order of completion and, where
-    /// writes overlap, in other orders.
+    /// Every image that power loss may leave now: each subset of what is volatile, in the order of completion and,
+    /// where writes overlap, in other orders.
     pub(super) fn images(&self, pages: &mut Pages, random: &mut fastrand::Rng) -> Vec<Image> {
         let mut images = Vec::new();
         for subset in self.subsets(random) {

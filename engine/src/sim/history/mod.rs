@@ -56,14 +56,25 @@ pub struct Report {
 pub fn run(seed: u64, steps: u64) -> Report {
     let mut history = History::new(seed);
     for step in 0..steps {
-        history.step(step);
+        let kind = history.plan.choose(&mut history.random);
+        history.step(step, kind);
         history.shared.assert_right(seed);
     }
-    history.finish();
-    history.shared.assert_right(seed);
-    let reach = history.shared.reach.borrow().clone();
-    let faults = history.shared.trouble.struck();
-    Report { steps, crashes: history.crashes, faults, reach, event_hash: history.shared.event_hash() }
+    history.end(steps)
+}
+
+/// Lives through a history that somebody else steers, in the world of a seed: of each step the kind is given, and a seed
+/// that decides the rest of it. Panics when anything is wrong.
+pub fn run_steered(seed: u64, script: impl IntoIterator<Item = (Kind, u64)>) -> Report {
+    let mut history = History::new(seed);
+    let mut steps = 0;
+    for (kind, step_seed) in script {
+        history.random = fastrand::Rng::with_seed(step_seed);
+        history.step(steps, kind);
+        history.shared.assert_right(seed);
+        steps += 1;
+    }
+    history.end(steps)
 }
 
 struct History {
@@ -134,8 +145,15 @@ impl History {
         self.machine.as_ref().expect("a machine runs between operations").context.clone()
     }
 
-    fn step(&mut self, step: u64) {
-        let kind = self.plan.choose(&mut self.random);
+    /// Everything that was begun comes to its end, and what was reached is reported.
+    fn end(mut self, steps: u64) -> Report {
+        self.finish();
+        self.shared.assert_right(self.seed);
+        let (reach, faults) = (self.shared.reach.borrow().clone(), self.shared.trouble.struck());
+        Report { steps, crashes: self.crashes, faults, reach, event_hash: self.shared.event_hash() }
+    }
+
+    fn step(&mut self, step: u64, kind: Kind) {
         while self.shared.underway.get() >= self.plan.depth {
             self.advance(1);
         }

@@ -107,6 +107,13 @@ const FAULT_KINDS: [FaultKind; 12] = [
     FaultKind::MisdirectedWrite,
 ];
 
+impl Kind {
+    /// Any number as a kind.
+    pub fn of_number(number: usize) -> Kind {
+        WEIGHTS[number % WEIGHTS.len()].0
+    }
+}
+
 /// The world of one history.
 #[derive(Clone, Debug)]
 pub struct Plan {
