@@ -1,6 +1,6 @@
 # Far more dirty data than memory, through a filesystem on a volume with a snapshot: write-back goes on, although the
 # target needs memory for it (X1).
-#@ push 7.2
+#@ push never
 #@ disk 768M
 #@ disk 1G
 #@ memory 512M
