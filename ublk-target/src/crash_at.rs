@@ -1,4 +1,4 @@
-//! Ends this process at a named step, for tests of what its successor finds. Compiled in by the feature `crash-at` only.
+//! Ends this process at a named step, for tests of what its successor finds. Compiled in by the feature `crash-at`.
 //!
 //! `CAIRN_CRASH_AT=origin-write-after:3` aborts right after the third write of the origin has completed, before anybody
 //! above hears of it. `CAIRN_CRASH_AT=@FILE` takes the same from a file and removes it: one process takes it, its

@@ -1,7 +1,7 @@
-# One write of the store in twenty fails, by the kernel's own error injection: each is tried again elsewhere; nobody sees
-# anything of it (laws 3 and 5). Only on 7.2: 6.12 has no injection by chance; there dm-flakey and dm-error in the other jobs
-# fail all requests of a kind. A flush alone cannot be made to fail so, because requests without data are not looked at:
-# disk-faults-origin has the failed flush.
+# One write of the store in twenty fails, by the kernel's own error injection: each is tried again elsewhere; nobody
+# sees anything of it (laws 3 and 5). Only on 7.2: 6.12 has no injection by chance; there dm-flakey and dm-error in the
+# other jobs fail all requests of a kind. A flush alone cannot be made to fail so, because requests without data are not
+# looked at: disk-faults-origin has the failed flush.
 #@ series 7.2
 #@ seconds 120
 #@ allow-io-errors

@@ -15,13 +15,18 @@ fault_end harmed
 fault_table origin
 judge s1
 echo "while attached: $judged"
-says_failed_flush() { cairn show "$vol" | tee shown | grep -q 'a flush of the disk failed' || fail "not shown: $(cat shown)"; }
+says_failed_flush() {
+    cairn show "$vol" > shown
+    grep -q 'a flush of the disk failed' shown || fail "not shown: $(cat shown)"
+}
 says_failed_flush
 say "a flush had failed: that outlives the process"
 cairn detach "$vol" || fail "cannot be detached"
 cairn attach "$vol" --frontend ublk
 says_failed_flush
-write_and_flush() { dd if=/dev/urandom of="/dev/cairn/$vol" bs=4096 count=1 oflag=direct conv=notrunc,fsync status=none; }
+write_and_flush() {
+    dd if=/dev/urandom of="/dev/cairn/$vol" bs=4096 count=1 oflag=direct conv=notrunc,fsync status=none
+}
 must_fail write_and_flush
 cairn detach "$vol"
 cairn attach "$vol" --frontend ublk --clear-failed-flush >/dev/null

@@ -15,8 +15,8 @@ now_ms() { date +%s%3N; }
 openings() { grep -c 'devices are open' "$target_log"; }
 worker() { pidof cairn-target | tr ' ' '\n' | sort -n | tail -n 1; }
 
-# kill_and_watch LANDED DISK: kills the worker 0.7 s after its write, then looks at the bare disk until the successor has
-# its devices; LANDED is the command that tells whether the old write is there. Then the slow disk over DISK gets fast.
+# kill_and_watch LANDED DISK: kills the worker 0.7 s after its write, then looks at the bare disk until the successor
+# has its devices; LANDED is the command that tells whether the old write is there. Then the slow disk over DISK is fast.
 kill_and_watch() {
     local before killed_ms opened_ms landed=$1 victim
     sleep 0.7

@@ -1,7 +1,7 @@
 # ext4 and xfs on a volume whose disk and store lie on one device that logs every write (dm-log-writes: one log, one
-# order). Afterwards the device is built as a power cut would have left it, at flushes and durable writes and between them
-# with volatile writes lost; each is attached: the filesystem mounts and has every file that was flushed, every snapshot that
-# had returned is there and exact (laws 2, 3 and 4).
+# order). Afterwards the device is built as a power cut would have left it, at flushes and durable writes and between
+# them with volatile writes lost; each is attached: the filesystem mounts and has every file that was flushed, every
+# snapshot that had returned is there and exact (laws 2, 3 and 4).
 #@ seconds 900
 #@ push 7.2
 #@ memory 3G
@@ -88,8 +88,8 @@ judge() {
     dmsetup remove model files
     local snapshots chosen
     snapshots=$(grep '^s[0-9]' <<<"$before" || true)
-    chosen=$( (head -n "$((snapshots_per_cut / 2))" <<<"$snapshots"; tail -n "$((snapshots_per_cut / 2))" <<<"$snapshots") |
-        sort -u)
+    local half=$((snapshots_per_cut / 2))
+    chosen=$( (head -n "$half" <<<"$snapshots"; tail -n "$half" <<<"$snapshots") | sort -u)
     for name in $snapshots; do
         cairn --json show "vol@$name" | grep -q '"state": *"whole"' || fail "cut after entry $2: $name is not whole"
     done
