@@ -45,6 +45,8 @@ const BUG_SECONDS_MAX: u64 = 60;
 /// All suites without a bug.
 const BASELINE_SECONDS_MAX: u64 = 600;
 const CANARY_TEST: &str = "planted::tests::the_canary_is_silent";
+/// Of what a failing test says, the page shows so much.
+const SAID_CHARS_MAX: usize = 160;
 /// What a panic says may come after the verdict: it goes through another pipe.
 const PANIC_MS_MAX: u64 = 300;
 
@@ -171,7 +173,9 @@ fn judge(suites: &BTreeMap<String, PathBuf>, bug: &Bug, killer: Option<&(String,
     };
     let seconds = began.elapsed().as_secs_f64();
     let (killer, said) = match &verdict {
-        Verdict::Killed { suite, test, panic } => (format!("{suite}: {test}"), panic.replace('|', "/")),
+        Verdict::Killed { suite, test, panic } => {
+            (format!("{suite}: {test}"), panic.replace('|', "/").chars().take(SAID_CHARS_MAX).collect::<String>())
+        }
         Verdict::Passed { .. } => ("SURVIVED: every test passes".to_owned(), String::new()),
         Verdict::TimedOut { suite } => (format!("SURVIVED: {suite} does not end"), String::new()),
     };
