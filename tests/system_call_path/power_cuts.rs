@@ -82,7 +82,6 @@ fn a_flush_that_is_not_made_is_seen() {
     for mistakes in [
         [Some(Mistake::FlushesAreForgotten), None],
         [Some(Mistake::DurableWritesAreNot), None],
-        [None, Some(Mistake::FlushesAreForgotten)],
         [None, Some(Mistake::DurableWritesAreNot)],
     ] {
         let seen = (1..=4).find_map(|seed| {
