@@ -58,19 +58,26 @@ impl Volume {
                 superblock.last_activity_unix_ms = options.now_unix_ms;
             })
             .await?;
+        let accept = options.accept;
         let volume = assemble(ledger, places, watch, options)?;
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
-        volume.load_needed(disks).await?;
+        volume.load_needed(disks, accept).await?;
         Ok(Arc::new(volume))
     }
 
     /// Blocks saved since the youngest whole snapshot need not be saved again. A damaged run does not keep the volume
     /// from being used: what depends on it is broken.
-    async fn load_needed<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+    async fn load_needed<D: Disk>(&self, disks: &Disks<D>, accept: Accept) -> Result<()> {
         while let Err((last_epoch, error)) = self.load_needed_once(disks).await {
-            if error.kind() != ErrorKind::Corrupt || self.restore.target().is_some_and(|target| target <= last_epoch) {
+            if error.kind() != ErrorKind::Corrupt {
                 return Err(error);
+            }
+            if self.restore.target().is_some_and(|target| target <= last_epoch) {
+                if !accept.abandoned_restore {
+                    return Err(half_restored("a part of the index is damaged").caused_by(error));
+                }
+                self.abandon_restore(disks).await?;
             }
             tracing::error!(%error, "the index is damaged");
             let mut ledger = self.ledger.lock().await;
@@ -245,13 +252,16 @@ fn refuse_half_restored(ledger: &Ledger, breaks: &[Break], accept: Accept) -> Re
     if accept.abandoned_restore {
         return Ok(Some(Item::RestoreEnd));
     }
+    Err(half_restored(&cause.sentence))
+}
+
+fn half_restored(cause: &str) -> Error {
     let message = format!(
-        "a restore is under way and the snapshot it needs would break ({}): the disk holds blocks of before and after \
-         the restore. Put right what is wrong and attach again; or attach with --abandon-restore, and the volume is \
-         that mixture, to be repaired from a backup",
-        cause.sentence
+        "a restore is under way and the snapshot it needs would break ({cause}): the disk holds blocks of before and \
+         after the restore. Put right what is wrong and attach again; or attach with --abandon-restore, and the volume \
+         is that mixture, to be repaired from a backup"
     );
-    Err(Error::new(ErrorKind::Broken, "attach", "volume").saying(message))
+    Error::new(ErrorKind::Broken, "attach", "volume").saying(message)
 }
 
 /// One run for each epoch that some whole snapshot still needs. Where the store has no room for them the oldest

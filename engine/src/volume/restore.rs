@@ -6,6 +6,7 @@
 //!   the target, and no write reaches it: a write moves it first.
 //! - After a crash unmoved blocks are moved again; moved ones never: they may have been written since.
 //! - While a restore is under way nothing cuts, deletes, grows or detaches.
+//! - Nothing is moved before the record of the restore is durable: a crash leaves the volume as it was, or restoring.
 
 use super::background::Activity;
 use super::Volume;
@@ -36,6 +37,8 @@ const TICKS_BETWEEN_TRIES: u32 = 60;
 pub(crate) struct RestoreState {
     /// Looked at by every request; the record only when it is set.
     active: AtomicBool,
+    /// The store did not confirm the record; nothing moves before it does.
+    unconfirmed: AtomicBool,
     record: RwLock<Option<RestoreRecord>>,
     /// One mover at a time: the background, or a write that needs its blocks moved.
     mover: futures_util::lock::Mutex<()>,
@@ -187,6 +190,7 @@ impl Volume {
             // In doubt. It has begun, so that the volume shows the same should it reappear after a crash.
             ledger.in_memory(std::slice::from_ref(&item));
         }
+        self.restore.unconfirmed.store(result.is_err(), Ordering::Release);
         self.restore.set(ledger.catalog.state().restore.clone());
         self.work.notify();
         result.map_err(|error| {
@@ -269,6 +273,7 @@ impl Volume {
     async fn move_and_mark<D: Disk>(&self, lane: &Lane<D>, offset: u64, content: &Content<'_>) -> Result<()> {
         let range = blocks_touched(offset, content.length_bytes());
         let Some(target) = self.restore.target_of_unmoved(range.clone()) else { return Ok(()) };
+        self.confirm_restore(lane).await?;
         self.move_saved_since(lane, target, range.clone()).await?;
         for block in self.restore.unmovable().range(range.clone()) {
             let at = block * BLOCK_BYTES as u64;
@@ -327,6 +332,7 @@ impl Volume {
             return Ok(false);
         };
         self.is_busy_with(Activity::Restoring);
+        self.confirm_restore(lane).await?;
         let end = blocks.min(start + self.limits.restore_step_blocks);
         let at = self.move_saved_since(lane, target, start..end).await?.min(blocks);
         let holes = self.restore.unmovable();
@@ -361,6 +367,25 @@ impl Volume {
             }
         }
         Ok(at)
+    }
+
+    /// Writes the record of a restore again that the store did not confirm.
+    async fn confirm_restore<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
+        if !self.restore.unconfirmed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let Some(RestoreProgress { target, before, cursor_block, .. }) = self.restore_progress() else { return Ok(()) };
+        self.note_restore(lane, Item::RestorePut { target_epoch: target, before_epoch: before, cursor_block }).await?;
+        self.restore.unconfirmed.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// The owner gives the restore up: the volume is the mixture that the disk holds.
+    pub(crate) async fn abandon_restore<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        let mut ledger = self.ledger.lock().await;
+        ledger.catalog.append(&disks.store, &[Item::RestoreEnd]).await?;
+        self.restore.set(ledger.catalog.state().restore.clone());
+        Ok(())
     }
 
     async fn note_restore<D: Disk>(&self, lane: &Lane<D>, item: Item) -> Result<()> {
