@@ -12,6 +12,15 @@ const STEPS_LONG: u64 = 200_000;
 const STEPS_PER_HISTORY: u64 = 200;
 const FIRST_SEED_DEFAULT: u64 = 1;
 
+/// Seeds that failed once, and why. What a seed means changes with every choice that is added to the generator: where
+/// the cause was the engine, a test of its own holds the rule, too.
+const FAILED_ONCE: [(u64, &str); 4] = [
+    (53, "model: a snapshot whose record failed is there, in doubt"),
+    (472, "model: what is in doubt stays so until the next attach, even if it was seen"),
+    (2233, "model: a block whose move failed is tried again after sixty ticks"),
+    (926, "model: a lost confirmation hides nothing"),
+];
+
 /// What the default run must have reached: a generator that stopped reaching it tests nothing.
 const REACHED_BY_ANY_RUN: [&str; 25] = [
     "saves",
@@ -138,6 +147,14 @@ fn no_snapshot_is_wrong_and_no_flushed_write_is_lost() {
         failed.len()
     );
     total.assert_right();
+}
+
+#[test]
+fn seeds_that_failed_once_pass() {
+    for (seed, cause) in FAILED_ONCE {
+        println!("seed {seed}: {cause}");
+        history::run(seed, STEPS_PER_HISTORY);
+    }
 }
 
 #[test]

@@ -53,20 +53,18 @@ fn records_behind_as_much_damage_as_one_write_can_do_still_count() {
 
 #[test]
 fn catalog_records_behind_as_much_damage_as_one_write_can_do_are_missed() {
-    let rig = Rig::new(
-        SimDiskOptions::new("origin", BLOCKS * 4096),
-        SimDiskOptions::new("store", 1 << 30),
-        4 << 20,
-        limits(),
-    );
-    for number in 0..150 {
+    const DAMAGE_BYTES: u64 = 512 << 10;
+    let (origin, store) = (SimDiskOptions::new("origin", BLOCKS * 4096), SimDiskOptions::new("store", 1 << 30));
+    let rig = Rig::new(origin, store, 4 << 20, limits());
+    for number in 0..100 {
         rig.snapshot(&format!("s{number}")).expect("no fault yet");
     }
-    let records: Vec<u64> = (0..32 << 20).step_by(4096).filter(|at| rig.disks.store.peek(*at, 4) == b"CnCt").collect();
-    let last = *records.last().expect("there are records");
-    assert!(last - records[0] > LARGEST_WRITE_BYTES + 8192, "the log is long enough for this test");
+    let records = find(&rig.disks.store, b"CnCt");
+    // Of the last record the first copy; the second follows it.
+    let last = records[records.len() - 2];
+    assert!(last - DAMAGE_BYTES > records[0] + 16384, "the log is long enough for this test");
     let disks = rig.crash(1, Crash::Process);
-    overwrite(&disks.store, last - LARGEST_WRITE_BYTES - 4096, LARGEST_WRITE_BYTES);
+    overwrite(&disks.store, last - DAMAGE_BYTES, DAMAGE_BYTES);
     let error = Rig::attach(disks, limits(), StateDirectory::default()).err().map(|error| error.kind());
     assert_eq!(error, Some(ErrorKind::Corrupt), "an older state must never pass for the present one");
 }

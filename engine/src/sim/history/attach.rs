@@ -190,9 +190,6 @@ impl History {
                 self.shared.reached("restore abandoned", 1);
             }
             ErrorKind::Corrupt | ErrorKind::NotAStore if trouble.lied() => self.make_store_anew(host, attaching),
-            ErrorKind::Corrupt if trouble.damaged() && !attaching.accept.abandoned_restore => {
-                attaching.accept.abandoned_restore = true;
-            }
             _ if struck => {
                 if attaching.tries > 2 || self.random.bool() {
                     host.disks.origin.clear_faults();

@@ -4,6 +4,7 @@
 //! Invariants:
 //! - A lane's record is confirmed by its next record, a catalog's by its next record or by a superblock.
 //! - Only what the store reported as done counts, and only what landed confirms.
+//! - A lost confirmation hides nothing, as long as the record that it confirmed is there.
 
 use crate::sim::{Effect, Written};
 use std::collections::BTreeMap;
@@ -41,7 +42,9 @@ impl Evidence {
 
     fn absorb_one(&mut self, written: &Written) {
         let range_bytes = written.offset_bytes..written.offset_bytes + written.length_bytes();
-        if let Some(log) = log_of(&written.head()) {
+        let head = written.head();
+        let is_lost_confirmation = written.effect.is_some() && is_confirmation(&head);
+        if let Some(log) = log_of(&head).filter(|log| !is_lost_confirmation || !self.last.contains_key(log)) {
             self.last.insert(log, Last { range_bytes, gone: written.effect.is_some() });
         } else if SUPERBLOCKS_BYTES.contains(&written.offset_bytes) && written.effect.is_none() {
             // It counts the records of the catalog.
@@ -69,6 +72,11 @@ impl Evidence {
 
 fn overlap(left: &Range<u64>, right: &Range<u64>) -> bool {
     left.start < right.end && right.start < left.end
+}
+
+/// A record of a lane without entries.
+fn is_confirmation(head: &[u8]) -> bool {
+    head.starts_with(b"CairnRec") && head.get(12..14) == Some(&[0, 0])
 }
 
 /// Which log a write belongs to; see FORMAT.md for the places of the fields.

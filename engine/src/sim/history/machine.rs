@@ -61,7 +61,9 @@ impl Host {
 
     /// Makes a store anew, on disks that work.
     pub(super) fn create_again(&mut self, plan: &Plan) {
-        let (disks, options) = (Rc::clone(&self.disks), create_options(plan.segment_bytes));
+        let (disks, mut options) = (Rc::clone(&self.disks), create_options(plan.segment_bytes));
+        // New at every creation: what an earlier store left behind does not count.
+        options.store_id[..8].copy_from_slice(&self.scheduler.event_hash().to_le_bytes());
         let create = self.scheduler.spawn("create", async move { volume::create(&disks, &options).await });
         self.scheduler.run_until(&create).expect("the plan's store is large enough");
     }

@@ -316,8 +316,9 @@ impl History {
         self.quiet = true;
         self.repair();
         self.drain();
-        if self.shared.trouble.latch() != Latch::Clear {
-            self.clear_latch();
+        if self.shared.trouble.latch() != Latch::Clear && !self.clear_latch() {
+            self.shared.reached("histories that end in a window", 1);
+            return self.switch_off();
         }
         self.write_what_cannot_be_restored();
         if !self.finish_restore() {
@@ -326,18 +327,25 @@ impl History {
         self.inspect();
         self.reattach();
         self.inspect();
-        // Background work may still be under way: the power goes.
+        self.switch_off();
+    }
+
+    /// Background work may still be under way: the power goes, for good.
+    fn switch_off(&mut self) {
         let Machine { host, context } = self.machine.take().expect("a machine runs between operations");
         drop(context);
         drop(host.crash(self.random.u64(..), super::Crash::Power));
     }
 
-    /// The power goes until the owner has accepted what it took.
-    fn clear_latch(&mut self) {
+    /// The power goes until the owner has accepted what it took. False where a crash could hide a loss.
+    fn clear_latch(&mut self) -> bool {
         for _ in 0..100 {
-            self.crash_if_seen();
+            if !self.close_windows() {
+                return false;
+            }
+            self.crash(None);
             if self.shared.trouble.latch() == Latch::Clear {
-                return;
+                return true;
             }
         }
         self.give_up("the latch cannot be cleared".to_owned());
