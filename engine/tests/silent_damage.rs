@@ -38,12 +38,13 @@ fn overwrite(store: &SimDisk, from: u64, length_bytes: u64) {
 fn records_behind_as_much_damage_as_one_write_can_do_still_count() {
     let rig = rig();
     rig.snapshot("before").expect("no fault yet");
-    // A small record, one as large as they get, and a small one that confirms it.
+    // A small record, one as large as they get, and small ones that confirm it.
     rig.write(0, 4096, 1).expect("no fault yet");
     rig.write(4096, 248 * 4096, 1).expect("no fault yet");
     rig.write(300 * 4096, 4096, 1).expect("no fault yet");
     let records = find(&rig.disks.store, b"CairnRec");
-    assert_eq!(records.len(), 3);
+    let destroyed = records.iter().filter(|at| **at < records[0] + LARGEST_WRITE_BYTES).count();
+    assert!(destroyed >= 2 && destroyed < records.len(), "some are destroyed, some lie behind: {records:?}");
     let disks = rig.crash(1, Crash::Process);
     overwrite(&disks.store, records[0], LARGEST_WRITE_BYTES);
     let rig = Rig::attach(disks, limits(), StateDirectory::default()).expect("the catalog is whole");
