@@ -73,4 +73,5 @@ every_request! {
     each_write_of_the_store_fails_once_in_a_restore: Restore Store Write EIO false;
     each_flush_of_the_store_fails_once_in_a_restore: Restore Store Flush EIO false;
     each_write_of_the_origin_fails_once_in_a_restore: Restore Origin Write EIO false;
+    each_flush_of_the_origin_fails_once_in_a_restore: Restore Origin Flush EIO false;
 }

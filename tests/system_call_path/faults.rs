@@ -234,22 +234,25 @@ fn judge_results(case: Case, struck: usize, results: &Results) -> std::result::R
             }
             Ok(())
         }
-        (Side::Origin, Target::Flush) => judge_flushes(results),
+        (Side::Origin, Target::Flush) => judge_flushes(script, results),
     }
 }
 
 /// From the first failed flush on nothing that promises durability succeeds, and everything else does.
-fn judge_flushes(results: &Results) -> std::result::Result<(), String> {
+fn judge_flushes(script: Script, results: &Results) -> std::result::Result<(), String> {
     let first = results.iter().position(|(_, result)| result.is_err());
     let Some(first) = first else { return Err("a flush of the origin failed and nobody was told".into()) };
+    let needs_snapshot = |operation: &Operation| matches!(operation, Operation::Delete(_) | Operation::Restore(..));
     let is_flush_failed = |error: &Error| error.kind() == ErrorKind::FlushFailed;
     for (operation, result) in &results[first..] {
         match result {
             Ok(()) if operation.is_durable() => {
                 return Err(format!("after a failed flush this succeeds: {operation:?}"))
             }
-            // What the failure kept from being made cannot be deleted.
-            Err(error) if error.kind() == ErrorKind::NotFound && matches!(operation, Operation::Delete(_)) => {}
+            // What the failure kept from being made cannot be used.
+            Err(error) if error.kind() == ErrorKind::NotFound && needs_snapshot(operation) => {}
+            // A write to a block that a restore has not moved flushes the origin first.
+            Err(error) if script == Script::Restore && is_flush_failed(error) => {}
             Err(error) if !operation.is_durable() || !is_flush_failed(error) => {
                 return Err(format!("after a failed flush {operation:?} fails with {error}"));
             }

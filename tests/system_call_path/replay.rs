@@ -48,8 +48,12 @@ pub struct Recording {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
     Nothing,
+    /// Only the last: it overtook the others.
+    Last,
     Everything,
-    Any { seed: u64 },
+    Any {
+        seed: u64,
+    },
 }
 
 /// A power cut.
@@ -82,8 +86,14 @@ impl Recorded {
         is_flush(count) || count > 0 && is_flush(count - 1)
     }
 
-    fn volatile(&self, count: usize) -> bool {
-        self.log.entries()[self.flushed(count)..count].iter().any(|entry| entry.write.is_some())
+    /// Which parts of what is volatile after the first `count` entries to look at, what tells most in front.
+    fn choices(&self, count: usize, random: &mut fastrand::Rng) -> Vec<Kept> {
+        let any = Kept::Any { seed: random.u64(..) };
+        match self.log.entries()[self.flushed(count)..count].iter().filter(|entry| entry.write.is_some()).count() {
+            0 => vec![Kept::Nothing],
+            1 => vec![Kept::Nothing, Kept::Everything, any],
+            _ => vec![Kept::Nothing, Kept::Last, Kept::Everything, any],
+        }
     }
 
     fn apply(&self, disk: &SimDisk, write: &Write) {
@@ -177,6 +187,11 @@ impl<'a> Builder<'a> {
             Kept::Nothing => {
                 pending.filter(|write| write.is_durable).for_each(|write| self.device.apply(&disk, &write))
             }
+            Kept::Last => {
+                let last = pending.clone().next_back();
+                let kept = pending.filter(|write| write.is_durable || Some(*write) == last);
+                kept.for_each(|write| self.device.apply(&disk, &write));
+            }
             Kept::Everything => pending.for_each(|write| self.device.apply(&disk, &write)),
             Kept::Any { seed } => self.keep_some(&disk, pending.collect(), seed),
         }
@@ -210,29 +225,18 @@ impl Recording {
         for (step, from, to) in self.intervals() {
             for entries in cuts(from, to) {
                 let is_at_flush = origin.is_at_flush(entries[0]) || store.is_at_flush(entries[1]);
-                let [on_origin, on_store] = [origin.volatile(entries[0]), store.volatile(entries[1])];
-                let mut any = || Kept::Any { seed: random.u64(..) };
-                let (nothing, everything) = (Kept::Nothing, Kept::Everything);
-                let kept = match (on_origin, on_store) {
-                    (false, false) => vec![[nothing, nothing]],
-                    (true, false) => vec![[nothing, nothing], [any(), nothing], [everything, nothing]],
-                    (false, true) => vec![[nothing, nothing], [nothing, any()], [nothing, everything]],
-                    (true, true) => {
-                        vec![
-                            [everything, nothing],
-                            [nothing, everything],
-                            [nothing, nothing],
-                            [any(), any()],
-                            [any(), any()],
-                        ]
-                    }
-                };
-                let points = kept.into_iter().map(|kept| Point { step, entries, kept });
-                for (index, point) in points.enumerate() {
-                    if is_at_flush && index == 0 {
-                        chosen.push(point)
+                let on_origin = origin.choices(entries[0], &mut random);
+                let on_store = store.choices(entries[1], &mut random);
+                // One device loses what the other keeps, and the other way round; and everything else.
+                let all = on_origin.iter().flat_map(|first| on_store.iter().map(move |second| [*first, *second]));
+                for kept in all {
+                    let point = Point { step, entries, kept };
+                    let is_telling =
+                        kept == [Kept::Nothing; 2] || kept.contains(&Kept::Last) && kept.contains(&Kept::Nothing);
+                    if is_at_flush && is_telling {
+                        chosen.push(point);
                     } else {
-                        others.push(point)
+                        others.push(point);
                     }
                 }
             }
