@@ -15,7 +15,7 @@ use crate::entry::{Entry, UNREADABLE};
 use crate::error::Result;
 use crate::format::checksum;
 use crate::format::item::SegmentState;
-use crate::format::record::{RecordHeader, RecordHome};
+use crate::format::record::{RecordHeader, RecordHome, RECORD_BYTES_MAX};
 use crate::units::{BlockIndex, Epoch, SegmentIndex, BLOCK_BYTES};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -47,6 +47,9 @@ pub(super) struct Recovered {
 
 /// Bytes read at once while looking for headers.
 const WINDOW_BYTES: usize = 256 << 10;
+/// Blocks looked at behind what does not verify: two lost records have so many at most, and the next follows them. One
+/// write that went astray destroys no more than two headers of long ones.
+const LOOK_AHEAD_BLOCKS: usize = 2 * RECORD_BYTES_MAX / BLOCK_BYTES;
 
 /// Scans every segment in the hands of a lane. Reads nothing else, and of a record only its header, but for the last
 /// of each lane.
@@ -137,7 +140,7 @@ impl<'a, D: Disk> SegmentReader<'a, D> {
         SegmentReader { store, places, segment: 0, window: aligned_buffer(0), window_bytes: 0..0, unreadable: false }
     }
 
-    /// Every valid record, also behind damaged ones, however many.
+    /// Every valid record, also behind damaged ones.
     async fn scan(&mut self, segment: SegmentIndex, home: &RecordHome) -> Vec<Found> {
         (self.segment, self.window_bytes) = (segment, 0..0);
         if self.window.is_empty() {
@@ -145,16 +148,20 @@ impl<'a, D: Disk> SegmentReader<'a, D> {
         }
         let length = self.places.segment_bytes as usize;
         let start = self.places.segment_start_bytes(self.segment);
-        let (mut found, mut at) = (Vec::new(), 0);
-        while at + BLOCK_BYTES <= length {
+        let (mut found, mut at, mut missed) = (Vec::new(), 0, 0);
+        while at + BLOCK_BYTES <= length && missed <= LOOK_AHEAD_BLOCKS {
             let address_bytes = start + at as u64;
             let header = RecordHeader::decode(home, address_bytes, self.block(at).await);
             match header.filter(|header| at + header.length_bytes() <= length) {
                 Some(header) => {
                     at += header.length_bytes();
+                    missed = 0;
                     found.push(Found { header, address_bytes, torn: false });
                 }
-                None => at += BLOCK_BYTES,
+                None => {
+                    at += BLOCK_BYTES;
+                    missed += 1;
+                }
             }
         }
         found

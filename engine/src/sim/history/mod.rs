@@ -322,6 +322,11 @@ impl History {
         }
         self.write_what_cannot_be_restored();
         if !self.finish_restore() {
+            if self.shared.trouble.damaged() || self.shared.trouble.lied() {
+                // Where the index is damaged only the owner ends a restore, by giving it up.
+                self.shared.reached("histories that end in a restore which damage holds up", 1);
+                return self.switch_off();
+            }
             self.give_up("a restore does not end although the devices work".to_owned());
         }
         self.inspect();
