@@ -2,7 +2,7 @@
 //!
 //! Each is an input that a person would think of; what fuzzing found beyond them lies beside them under its hash.
 
-use cairn_fuzz::seeds::{all, wrong_content};
+use cairn_fuzz::seeds::all;
 use std::path::Path;
 
 fn main() {
@@ -11,7 +11,6 @@ fn main() {
             write(&Path::new("corpus").join(target).join(name), &bytes);
         }
     }
-    write(Path::new("canary/wrong-content"), &wrong_content());
 }
 
 fn write(path: &Path, bytes: &[u8]) {

@@ -27,6 +27,8 @@ const MEMORY_BYTES_MAX: usize = 32 << 20;
 /// Generations of the current log and of the one before it.
 const GENERATION: u64 = 2;
 const GENERATION_BEFORE: u64 = 1;
+/// The last session. Of a later one there can be no records: the next attach makes it.
+const SESSION: u64 = 5;
 /// Records an input may have: more than fit in an area.
 const RECORDS_MAX: usize = 80;
 
@@ -56,7 +58,7 @@ impl Log {
             _ => return self.add_raw(store, content),
         };
         self.sequence += u64::from(manner & 32 != 0);
-        let session = u64::from(manner & 64 != 0);
+        let session = SESSION - u64::from(manner & 64 != 0);
         let log = LogIdentity { store_id, generation: self.generation, session };
         let length = record::encode(log, self.sequence, role, content, self.position_bytes, &mut buffer);
         if self.position_bytes + length as u64 > self.area.end_bytes() {
@@ -93,6 +95,7 @@ pub fn run(data: &[u8]) {
     let template = MetadataStore::get();
     let store = SimDisk::new(SimDiskOptions::new("store", MetadataStore::STORE_BYTES));
     let mut superblock = template.decoded();
+    superblock.session = SESSION;
     let areas = superblock.geometry.areas;
     let (mut current, mut before) = (Log::new(areas[0], GENERATION), Log::new(areas[1], GENERATION_BEFORE));
     for _ in 0..RECORDS_MAX {
