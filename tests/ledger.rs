@@ -118,7 +118,7 @@ mod tests {
         let page = std::fs::read_to_string(docs.join("TESTING.md")).expect("the page is there");
         let totals = read(&docs.join("ledger")).expect("the ledger can be read");
         let expected = replace_totals(&page, &table(&totals)).expect("the page has its marks");
-        assert_eq!(page, expected, "run `cargo run -p cairn-tests --bin ledger`");
+        assert!(page == expected, "the page shows other totals: run `cargo run -p cairn-tests --bin ledger`");
     }
 
     #[test]
