@@ -13,8 +13,8 @@ use std::path::Path;
 const BEGIN: &str = "<!-- ledger: begin, written by `cargo run -p cairn-tests --bin ledger` -->";
 const END: &str = "<!-- ledger: end -->";
 
-/// Numbers that say where a slice lies, not how much it did.
-const PLACES: [&str; 6] = ["first", "last", "length", "threads", "alphabet", "seed"];
+/// Numbers that say where a slice lies and how it was set, not how much it did.
+const PLACES: [&str; 9] = ["first", "last", "length", "threads", "alphabet", "seed", "again_one_in", "tears", "torn"];
 
 /// What the slices of one kind add up to.
 #[derive(Debug, Default, PartialEq)]

@@ -91,7 +91,8 @@ for name in $snapshots; do
     [ "${value[$name]}" -le "${highest[$name]}" ] || fail "$name has what was committed after it"
     check_database /run/snapshot
     server /mnt/snapshot /run/snapshot stop -m immediate
-    umount /mnt/snapshot
+    # The server's children outlive it by a moment.
+    wait_for 30 umount /mnt/snapshot
     cairn unexpose "vol@$name" >/dev/null
     kill -0 "$pgbench" || { cat pgbench-output; fail "pgbench ended"; }
 done
