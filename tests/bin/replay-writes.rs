@@ -10,17 +10,13 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use cairn_tests::log_writes::{
+    ENTRY_BYTES, FLAG_DISCARD, FLAG_FLUSH, FLAG_FUA, FLAG_MARK, FLAG_METADATA, MAGIC, VERSION,
+};
 use cairn_tests::model::Result;
 use clap::{Parser, Subcommand};
 
-const MAGIC: u64 = 0x006a_7366_7773_6872;
-const VERSION: u64 = 1;
-const HEADER_BYTES: u64 = 32;
-const FLAG_FLUSH: u64 = 1;
-const FLAG_FUA: u64 = 2;
-const FLAG_DISCARD: u64 = 4;
-const FLAG_MARK: u64 = 8;
-const FLAG_METADATA: u64 = 16;
+const HEADER_BYTES: u64 = ENTRY_BYTES as u64;
 
 #[derive(Parser)]
 #[command(about = "Builds the disk as a power cut would have left it, from a log of dm-log-writes")]

@@ -4,13 +4,7 @@
 //! - Entries stand in the order in which their requests completed; QEMU does not hold them back until the next flush.
 //! - So everything behind the last flush is volatile, but for writes that were durable by themselves.
 
-const MAGIC: u64 = 0x006a_7366_7773_6872;
-const VERSION: u64 = 1;
-const ENTRY_BYTES: usize = 32;
-const FLAG_FLUSH: u64 = 1;
-const FLAG_FUA: u64 = 2;
-const FLAG_DISCARD: u64 = 4;
-const FLAG_MARK: u64 = 8;
+use cairn_tests::log_writes::{ENTRY_BYTES, FLAG_DISCARD, FLAG_FLUSH, FLAG_FUA, FLAG_MARK, MAGIC, VERSION};
 
 /// One request that completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,7 +45,7 @@ impl Event for ModelEvent {
 }
 
 impl ModelEvent {
-    fn sleep(&self) {
+    fn wait_until_raised(&self) {
         let mut count = self.count.lock().expect("nobody panics");
         while *count == 0 {
             count = self.raised.wait(count).expect("nobody panics");
@@ -78,7 +78,7 @@ fn run_queue(event: &Arc<ModelEvent>, take: Take, task: impl Future<Output = ()>
         if take == Take::AfterItRanTasks {
             event.clear();
         }
-        event.sleep();
+        event.wait_until_raised();
         if take == Take::BeforeItRunsTasks {
             notifier.clear();
         }
