@@ -24,7 +24,7 @@ const PIPE_BYTES: usize = 64 << 10;
 /// Methods, as an input numbers them.
 pub const METHODS: [&str; 5] = ["GET", "POST", "DELETE", "PUT", "HEAD"];
 /// Endpoints, as an input numbers them; NAME stands for the name.
-pub const ENDPOINTS: [&str; 11] = [
+pub const ENDPOINTS: [&str; 13] = [
     "/v1/version",
     "/v1/volume",
     "/v1/snapshots",
@@ -36,6 +36,8 @@ pub const ENDPOINTS: [&str; 11] = [
     "/v1/check",
     "/v1/detach",
     "/v1/NAME",
+    "/v1/changes?from=NAME&max=7",
+    "/v1/snapshots/NAME/data",
 ];
 
 /// Serves the client that `data` describes.

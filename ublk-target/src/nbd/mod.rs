@@ -15,7 +15,7 @@ mod wire;
 
 pub use export::{Export, ExportSource};
 pub use server::{serve, serve_stream, unix_uri, ListenOptions, Listeners, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
-pub use sessions::{Reservation, Sessions};
+pub use sessions::{Reservation, Session, Sessions};
 pub use volume_export::{NamedExport, SnapshotExport, VolumeExport, VolumeSource};
 
 /// Largest payload of one read or write; larger ones are refused.

@@ -4,19 +4,21 @@
 //! - A cut is abandoned at its deadline; production never waits longer for it.
 //! - What an answer says of a snapshot's device is what the kernel has.
 
+use super::deltas::Hold;
 use super::worker::Worker;
 use crate::control::api::{
-    CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend, GrowReport,
+    ChangesPage, CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend, GrowReport,
     GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, StatsReport,
     StoreReport, VolumeReport, VolumeState,
 };
 use crate::control::timestamp::Timestamp;
-use crate::control::ControlHandler;
+use crate::control::{ChangesQuery, ControlHandler};
 use crate::device::DeviceKind;
 use crate::nbd::unix_uri;
 use crate::process::now_unix_ms;
 use crate::run_state::Exposed;
 use cairn_engine::deadline::Deadline;
+use cairn_engine::disk::AlignedBuffer;
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::snapshot::{self, Snapshot, SnapshotName, SnapshotOptions};
 use cairn_engine::units::BLOCK_BYTES;
@@ -46,7 +48,7 @@ impl Worker {
     }
 
     /// What people and NBD clients call a snapshot.
-    fn export_name(&self, snapshot: impl std::fmt::Display) -> String {
+    pub(super) fn export_name(&self, snapshot: impl std::fmt::Display) -> String {
         format!("{}@{snapshot}", self.config.name)
     }
 
@@ -66,7 +68,7 @@ impl Worker {
             .saying(format!("{name} is exposed; `cairn unexpose {name}` first")))
     }
 
-    async fn snapshot_named(&self, name: &SnapshotName) -> Result<Snapshot> {
+    pub(super) async fn snapshot_named(&self, name: &SnapshotName) -> Result<Snapshot> {
         let snapshots = self.volume.snapshots().await;
         snapshots.into_iter().find(|snapshot| snapshot.name == *name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "find the snapshot", format!("{}@{name}", self.config.name))
@@ -121,6 +123,8 @@ async fn with_limit<T>(limit: Duration, deadline: Deadline, cut: impl Future<Out
 }
 
 impl ControlHandler for Worker {
+    type Hold = Hold;
+
     async fn volume(&self) -> Result<VolumeReport> {
         let stats = self.volume.stats().await;
         let snapshots = self.volume.snapshots().await;
@@ -140,6 +144,8 @@ impl ControlHandler for Worker {
         let origin = &self.devices.origin;
         Ok(VolumeReport {
             name: self.config.name.clone(),
+            volume_id: self.identity.volume_id.to_string(),
+            store_id: self.identity.store_id.to_string(),
             size_bytes: self.volume.size_bytes(),
             origin: OriginReport {
                 path: origin.path().display().to_string(),
@@ -200,6 +206,18 @@ impl ControlHandler for Worker {
             return Err(Error::new(ErrorKind::Busy, "delete", path).saying(message));
         }
         self.volume.delete(&self.disks, &name).await
+    }
+
+    async fn changes(&self, query: ChangesQuery) -> Result<ChangesPage> {
+        self.changes_page(query).await
+    }
+
+    async fn data(&self, name: SnapshotName, offset_bytes: u64, length_bytes: u64) -> Result<(AlignedBuffer, u64)> {
+        self.snapshot_data(&name, offset_bytes, length_bytes).await
+    }
+
+    async fn hold(&self, name: SnapshotName) -> Result<Hold> {
+        self.hold_snapshot(&name).await
     }
 
     async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport> {
