@@ -9,7 +9,7 @@ use cairn_delta::{Error, ErrorKind, SnapshotIdentity, Totals};
 
 /// The failure for an error of a stream that comes from, or goes to, `place`.
 pub fn refused(place: &str, error: &Error) -> Failure {
-    let code = match &error.kind {
+    let code = match error.kind() {
         ErrorKind::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             return Failure::new(ExitCode::Failed, format!("{place}: the receiver went away before the end"));
         }
@@ -18,7 +18,7 @@ pub fn refused(place: &str, error: &Error) -> Failure {
         _ => ExitCode::Damaged,
     };
     let mut failure = Failure::new(code, format!("{place}: {error}"));
-    failure.kind = kind_word(&error.kind).to_owned();
+    failure.kind = kind_word(error.kind()).to_owned();
     failure
 }
 

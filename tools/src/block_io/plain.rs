@@ -52,11 +52,6 @@ impl PlainIo {
         self.kind == DeviceKind::File
     }
 
-    /// What it is to the kernel.
-    pub fn kind(&self) -> DeviceKind {
-        self.kind
-    }
-
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file

@@ -1,6 +1,7 @@
 //! `cairn show`: a volume with its snapshots, or one snapshot.
 
 use crate::arguments::Show;
+use crate::auditing;
 use crate::client::Client;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
@@ -24,6 +25,8 @@ struct Answer {
     snapshots: Option<Vec<SnapshotReport>>,
     /// Why the store of a detached volume cannot be read; null where it can.
     store_error: Option<String>,
+    /// What the last audit found; null where there was none.
+    audit: Option<auditing::Report>,
     /// What the supervisor said when it gave up restarting the target; null where it did not.
     gave_up: Option<String>,
 }
@@ -49,7 +52,8 @@ fn show_volume(context: &Context, name: &VolumeName) -> Outcome {
     let mark = gave_up_mark(&context.paths.volume(name.as_str())?);
     let gave_up = std::fs::read_to_string(mark).ok().filter(|_| volume.is_none()).map(|text| text.trim().to_owned());
     let name = config.name.clone();
-    let answer = Answer { name, attached: volume.is_some(), config, volume, snapshots, store_error, gave_up };
+    let audit = auditing::last_report(context, &name);
+    let answer = Answer { name, attached: volume.is_some(), config, volume, snapshots, store_error, audit, gave_up };
     context.output.answer(&answer, volume_text)
 }
 
@@ -87,6 +91,9 @@ fn volume_text(answer: &Answer) -> String {
         Some(volume) => attached_text(volume),
         None => detached_text(answer),
     };
+    if let Some(audit) = &answer.audit {
+        text.push_str(&fields(&[("audit", audit_text(audit))]));
+    }
     let snapshots = answer.snapshots.as_deref().unwrap_or_default();
     if !snapshots.is_empty() {
         let rows: Vec<[String; 5]> = snapshots.iter().map(snapshot_row).collect();
@@ -94,6 +101,14 @@ fn volume_text(answer: &Answer) -> String {
         text.push_str(&table(["SNAPSHOT", "TAKEN", "SIZE", "CONSISTENCY", "STATE"], &rows));
     }
     text
+}
+
+fn audit_text(audit: &auditing::Report) -> String {
+    let compared = format_bytes(audit.compared_bytes);
+    match audit.first_wrong_bytes {
+        None => format!("{}, {compared} compared, deltas left nothing out", audit.at),
+        Some(first) => format!("{}, WRONG: {} extents, the first at {first}", audit.at, audit.wrong_extents),
+    }
 }
 
 fn detached_text(answer: &Answer) -> String {

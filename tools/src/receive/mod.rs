@@ -135,8 +135,7 @@ pub fn receive(
     let mut progress = match interrupted {
         Some(progress) => {
             target.reopen(progress, input.announced())?;
-            input.continue_from(progress.token.as_deref().unwrap_or_default())?;
-            progress.clone()
+            go_on(progress.clone(), input)?
         }
         None => {
             let begun = begin(context, &place, target.as_mut(), input.announced(), options.trust_identity);
@@ -175,7 +174,7 @@ fn refuse_other(progress: &Progress, input: &dyn Input) -> Outcome {
         let message = format!("{target}: taking back {snapshot} was interrupted: cairn receive {target} --undo");
         return Err(refusal("receive-interrupted", message));
     }
-    if progress.stream_id == input.announced().stream_id && input.is_continuation() {
+    if progress.stream_id == input.announced().stream_id {
         return Ok(());
     }
     let message = format!(
@@ -184,6 +183,19 @@ fn refuse_other(progress: &Progress, input: &dyn Input) -> Outcome {
          cairn receive {target} --undo"
     );
     Err(refusal("receive-interrupted", message))
+}
+
+/// Goes on where it stopped, or with the same stream from its beginning: what was kept of old content stays.
+fn go_on(mut progress: Progress, input: &mut dyn Input) -> Result<Progress, Failure> {
+    match (input.is_continuation(), &progress.token) {
+        (true, Some(token)) => input.continue_from(token)?,
+        (true, None) => {
+            let message = format!("{}: nothing is there yet of the stream; send it from its beginning", progress.target);
+            return Err(refusal("wrong-continuation", message));
+        }
+        (false, _) => progress.token = None,
+    }
+    Ok(progress)
 }
 
 fn begin(

@@ -8,6 +8,7 @@ mod attached;
 mod changes;
 mod read_ahead;
 
+pub use attached::Attached;
 pub use changes::{Changes, Piece, Pieces};
 pub use read_ahead::ReadAhead;
 
@@ -60,7 +61,7 @@ pub trait SnapshotSource: Send + Sync {
 /// The snapshots of a volume, attached or not.
 pub fn open(context: &Context, volume: &VolumeName) -> Result<Arc<dyn SnapshotSource>, Failure> {
     let config = context.config(volume)?;
-    Ok(Arc::new(attached::Attached::open(context.client_of(&config))?))
+    Ok(Arc::new(Attached::open(context.client_of(&config))?))
 }
 
 impl Facts {

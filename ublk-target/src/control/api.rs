@@ -117,6 +117,8 @@ pub struct VolumeReport {
     pub device: Option<String>,
     /// URI of the NBD export of the volume; null where NBD is not served.
     pub nbd_uri: Option<String>,
+    /// How many NBD clients have the volume itself open.
+    pub clients: u64,
     /// How many snapshots it has.
     pub snapshots: u64,
     /// A restore under way.

@@ -8,6 +8,7 @@ use super::worker::Worker;
 use crate::control::api::{ChangeKind, ChangesPage, ExtentReport};
 use crate::control::{ChangesQuery, OlderPoint};
 use crate::nbd::Session;
+use cairn_engine::delta::{DeltaPoint, Extent, ExtentKind};
 use cairn_engine::disk::{aligned_buffer, AlignedBuffer};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::snapshot::{SnapshotHandle, SnapshotName};
@@ -49,22 +50,37 @@ impl Worker {
 
     pub(super) async fn changes_page(&self, query: ChangesQuery) -> Result<ChangesPage> {
         let ChangesQuery { from, to, offset_bytes, max } = query;
-        if let Some(OlderPoint::Snapshot(name) | OlderPoint::Bookmark(name)) = &from {
-            self.snapshot_named(name).await?;
-        }
-        let size_bytes = match &to {
-            Some(name) => self.handle_of(name).await?.size_bytes(),
-            None => self.volume.size_bytes(),
+        let older = match &from {
+            Some(OlderPoint::Snapshot(name) | OlderPoint::Bookmark(name)) => Some(self.point(name).await?),
+            None => None,
         };
-        let length_bytes = size_bytes.saturating_sub(offset_bytes);
-        let all = ExtentReport { offset_bytes, length_bytes, kind: ChangeKind::Data };
-        let extents: Vec<ExtentReport> = [all].into_iter().take(max).filter(|all| all.length_bytes > 0).collect();
+        let newer = match &to {
+            Some(name) => self.point(name).await?,
+            None => DeltaPoint::live(),
+        };
+        let size_bytes = newer.size_bytes().unwrap_or_else(|| self.volume.size_bytes());
+        let found = self.volume.changes(&self.disks, older.as_ref(), &newer, offset_bytes, max).await?;
+        let next_offset_bytes = found.last().filter(|_| found.len() == max);
+        let next_offset_bytes = next_offset_bytes.map(|last| last.offset_bytes + last.length_bytes);
         Ok(ChangesPage {
             from: from.map(|from| from.to_string()),
             to: to.map(|to| to.to_string()),
             size_bytes,
-            extents,
-            next_offset_bytes: None,
+            extents: found.iter().map(extent_report).collect(),
+            next_offset_bytes: next_offset_bytes.filter(|next| *next < size_bytes),
         })
     }
+
+    async fn point(&self, name: &SnapshotName) -> Result<DeltaPoint> {
+        self.snapshot_named(name).await?;
+        self.volume.delta_point(name).await
+    }
+}
+
+fn extent_report(extent: &Extent) -> ExtentReport {
+    let kind = match extent.kind {
+        ExtentKind::Data => ChangeKind::Data,
+        ExtentKind::NotInUse => ChangeKind::NotInUse,
+    };
+    ExtentReport { offset_bytes: extent.offset_bytes, length_bytes: extent.length_bytes, kind }
 }

@@ -163,6 +163,7 @@ impl ControlHandler for Worker {
             frontend: if self.by_ublk { Frontend::Ublk } else { Frontend::Nbd },
             device: self.by_ublk.then(|| self.paths.device_link().display().to_string()),
             nbd_uri: (!self.by_ublk).then(|| unix_uri(&self.paths.nbd_socket(), &self.config.name)),
+            clients: u64::from(self.sessions.count(&self.config.name)),
             snapshots: snapshots.len() as u64,
             restore: self.restore_report().await,
             process_id: std::process::id(),

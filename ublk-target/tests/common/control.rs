@@ -88,6 +88,7 @@ impl ControlHandler for Memory {
             frontend: Frontend::Ublk,
             device: Some("/dev/cairn/vol".to_owned()),
             nbd_uri: Some("nbd+unix:///vol?socket=/run/cairn/vol/nbd.sock".to_owned()),
+            clients: 0,
             snapshots: self.snapshots.borrow().len() as u64,
             restore: None,
             process_id: 4711,
