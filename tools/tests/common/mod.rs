@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test program uses a part of it.
 
 pub mod attached;
+pub mod streams;
 #[path = "../../../ublk-target/tests/common/client.rs"]
 pub mod nbd;
 
