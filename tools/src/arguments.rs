@@ -23,8 +23,8 @@ Exit codes:
   7   timed out; nothing was changed
   8   damaged: `check` found something wrong, or what was asked for is broken
   9   refused: not agreed to, or not safe without a flag that the message names
-  10  base missing: the older snapshot that was named is not kept any more
-  11  target modified: the disk was written behind Cairn's back
+  10  base missing: the older snapshot that was named is not kept any more, or the target is no copy of it
+  11  target modified: the disk was written behind Cairn's back, or a copy since it was received
   12  store full
   13  locked: something depends on the snapshot
 
@@ -88,7 +88,7 @@ pub enum Verb {
     Unexpose(Unexpose),
     /// Take the volume back to a snapshot; the state before is kept as a snapshot
     Restore(Restore),
-    /// Delete a snapshot
+    /// Delete a snapshot or a bookmark
     Delete(Delete),
     /// Follow an origin or a store that has grown
     Grow(Grow),
@@ -282,9 +282,12 @@ pub struct Restore {
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
 pub struct Delete {
-    /// The snapshot
-    #[arg(value_name = "VOL@SNAP")]
-    pub snapshot: SnapshotPath,
+    /// The snapshot, or a bookmark
+    #[arg(value_name = "VOL@SNAP|VOL#BOOKMARK")]
+    pub snapshot: Point,
+    /// Leave a bookmark: what changed since the snapshot stays known, what it held does not
+    #[arg(long)]
+    pub keep_bookmark: bool,
     /// Whether to wait for a restore.
     #[command(flatten)]
     pub wait: Wait,

@@ -214,3 +214,49 @@ fn a_snapshot_that_is_sent_is_neither_deleted_nor_its_volume_detached() {
     sender.kill().and_then(|()| sender.wait()).expect("ended");
     common::attached::wait_until("the snapshot is let go", || place.cairn(&["delete", "v@one", "--yes"]).code == 0);
 }
+
+#[test]
+fn a_detached_volume_answers_like_an_attached_one() {
+    let place = Place::new();
+    let volume = two_snapshots(&place);
+    write_at(&volume, 12 * MIB, &[9; 4096]);
+    let questions = [&["diff", "v@one", "v@two"][..], &["diff", "v@one", "v"], &["send", "-n", "-i", "one", "v@two"]];
+    let attached: Vec<_> = questions.iter().map(|question| place.json(question)).collect();
+    let expected = volume.snapshot_content("one");
+    volume.detach();
+    for (question, answer) in questions.iter().zip(&attached) {
+        assert_eq!(place.json(question), *answer, "{question:?}");
+    }
+    place.done(&["export", "v@one", &place.text("one.raw")]);
+    assert!(content(place.path("one.raw")) == expected);
+    let replica = place.text("replica.img");
+    sh(&place.shell(&format!("$CAIRN send v@one | $CAIRN receive {replica}")));
+    volume.attach();
+    volume.kill();
+    sh(&place.shell(&format!("$CAIRN send -i one v@two | $CAIRN receive {replica}")));
+    let store = content(&volume.store);
+    assert_eq!(place.json(questions[0]), attached[0], "after an unclean end as well");
+    assert!(content(&volume.store) == store, "and nothing was written");
+    volume.attach();
+    assert!(content(&replica) == volume.snapshot_content("two"));
+}
+
+#[test]
+fn a_bookmark_begins_a_delta_and_a_stream_and_is_never_read() {
+    let place = Place::new();
+    let volume = two_snapshots(&place);
+    let replica = place.text("replica.img");
+    sh(&place.shell(&format!("$CAIRN send v@one | $CAIRN receive {replica}")));
+    let before = place.json(&["diff", "v@one", "v@two"]);
+    place.done(&["delete", "v@one", "--keep-bookmark", "--yes"]);
+    let after = place.json(&["diff", "v#one", "v@two"]);
+    assert_eq!(after["extents"], before["extents"]);
+    let said = place.fails(&["diff", "v@one", "v@two"], 10, "base-missing");
+    assert!(said.contains("#one"), "it says that a bookmark is left: {said}");
+    assert!(place.done(&["show", "v"]).stdout.contains("#one"));
+    place.fails(&["diff", "v@two", "v#one"], 1, "invalid");
+    sh(&place.shell(&format!("$CAIRN send -i '#one' v@two | $CAIRN receive {replica}")));
+    assert!(content(&replica) == volume.snapshot_content("two"));
+    place.done(&["delete", "v#one", "--yes"]);
+    place.fails(&["diff", "v#one", "v@two"], 10, "base-missing");
+}

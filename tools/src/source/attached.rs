@@ -28,7 +28,7 @@ impl Attached {
     /// Asks the target who it is. Fails with `NotAttached` where there is none.
     pub fn open(client: Client) -> Result<Attached, Failure> {
         let volume: VolumeReport = client.get("/v1/volume")?;
-        let snapshots = client.get::<SnapshotList>("/v1/snapshots")?.snapshots;
+        let SnapshotList { snapshots, bookmarks, .. } = client.get("/v1/snapshots")?;
         let id = |text: &str| {
             text.parse().map_err(|_| Failure::new(ExitCode::Failed, format!("{text}: the target gave this as an id")))
         };
@@ -37,6 +37,7 @@ impl Attached {
             store_id: id(&volume.store_id)?,
             volume: volume.name,
             snapshots,
+            bookmarks,
         };
         Ok(Attached { client, facts, idle: Mutex::default() })
     }

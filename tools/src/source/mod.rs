@@ -6,6 +6,7 @@
 
 mod attached;
 mod changes;
+mod detached;
 mod read_ahead;
 
 pub use attached::Attached;
@@ -34,6 +35,8 @@ pub struct Facts {
     pub store_id: Uuid,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<SnapshotReport>,
+    /// Its bookmarks, oldest first.
+    pub bookmarks: Vec<SnapshotReport>,
 }
 
 /// Keeps a snapshot while it exists.
@@ -61,7 +64,13 @@ pub trait SnapshotSource: Send + Sync {
 /// The snapshots of a volume, attached or not.
 pub fn open(context: &Context, volume: &VolumeName) -> Result<Arc<dyn SnapshotSource>, Failure> {
     let config = context.config(volume)?;
-    Ok(Arc::new(Attached::open(context.client_of(&config))?))
+    match Attached::open(context.client_of(&config)) {
+        Ok(attached) => Ok(Arc::new(attached)),
+        Err(failure) if failure.code == ExitCode::NotAttached => {
+            Ok(Arc::new(detached::Detached::open(context, &config)?))
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 impl Facts {
@@ -72,6 +81,11 @@ impl Facts {
             let message = format!("{volume}@{name}: no such snapshot; see `cairn show {volume}`");
             Failure::new(ExitCode::NotFound, message)
         })?;
+        self.refuse_broken(found)
+    }
+
+    fn refuse_broken<'a>(&self, found: &'a SnapshotReport) -> Result<&'a SnapshotReport, Failure> {
+        let (volume, name) = (&self.volume, &found.name);
         match (found.state, &found.state_reason) {
             (SnapshotState::Whole, _) => Ok(found),
             (SnapshotState::Broken, reason) => {
@@ -83,17 +97,17 @@ impl Facts {
 
     /// The older end of a delta: as [`Facts::whole`], but one that is gone is a missing base. `word` may begin with `#`.
     pub fn base(&self, word: &str) -> Result<&SnapshotReport, Failure> {
-        let name = word.strip_prefix('#').unwrap_or(word);
-        self.whole(name).map_err(|failure| match failure.code {
-            ExitCode::NotFound => {
-                let message = format!(
-                    "{}: {word} is not kept any more, nor a bookmark of it; take another base, or everything",
-                    self.volume
-                );
-                Failure::new(ExitCode::BaseMissing, message)
-            }
-            _ => failure,
-        })
+        let found = match word.strip_prefix('#') {
+            Some(name) => self.bookmarks.iter().find(|bookmark| bookmark.name == name),
+            None => self.snapshots.iter().find(|snapshot| snapshot.name == word),
+        };
+        let found = found.ok_or_else(|| {
+            let left = self.bookmarks.iter().any(|bookmark| bookmark.name == word);
+            let hint = if left { format!("; a bookmark of it is: #{word}") } else { String::new() };
+            let message = format!("{}: {word} is not kept{hint}; take another base, or everything", self.volume);
+            Failure::new(ExitCode::BaseMissing, message)
+        })?;
+        self.refuse_broken(found)
     }
 
     /// Who a snapshot is, also where names are used again.

@@ -217,6 +217,8 @@ pub struct SnapshotList {
     pub volume: String,
     /// Oldest first.
     pub snapshots: Vec<SnapshotReport>,
+    /// Deleted snapshots that have left what changed since; oldest first.
+    pub bookmarks: Vec<SnapshotReport>,
 }
 
 /// What became of a range of bytes between two points in time.
@@ -282,6 +284,8 @@ pub struct SnapshotRequest {
 pub struct DeleteReport {
     /// The snapshot that is gone. Its space is returned in the background.
     pub deleted: String,
+    /// It has left a bookmark of its name.
+    pub bookmark: bool,
 }
 
 /// POST /v1/snapshots/{name}/expose; the answer is an [`ExposeReport`].

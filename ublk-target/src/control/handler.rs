@@ -62,8 +62,8 @@ pub trait ControlHandler {
         consistency: Consistency,
         limit: Option<Duration>,
     ) -> Result<SnapshotReport>;
-    /// DELETE /v1/snapshots/{name}
-    async fn delete(&self, name: SnapshotName) -> Result<()>;
+    /// DELETE /v1/snapshots/{name}, of a snapshot or a bookmark. `keep_bookmark`: it leaves what changed since.
+    async fn delete(&self, name: SnapshotName, keep_bookmark: bool) -> Result<()>;
     /// GET /v1/changes
     async fn changes(&self, query: ChangesQuery) -> Result<ChangesPage>;
     /// GET /v1/snapshots/{name}/data; at most [`super::api::DATA_BYTES_MAX`]. The range is cut off at the snapshot's

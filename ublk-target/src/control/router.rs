@@ -14,8 +14,8 @@ use super::error::status;
 use super::handler::ControlHandler;
 use super::server::REQUEST_TIMEOUT;
 use axum::body::Bytes;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -23,7 +23,7 @@ use axum::{Json, Router};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::snapshot::SnapshotName;
 use serde::de::DeserializeOwned;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What is wrong with the request, in the words of the HTTP layer.
@@ -37,6 +37,13 @@ pub(super) type Answer<T> = std::result::Result<Json<T>, Failure>;
 struct Body(std::result::Result<Bytes, Failure>);
 /// A name out of the path, or why there is none.
 pub(super) type Name = std::result::Result<Path<String>, PathRejection>;
+
+/// What a snapshot leaves that is deleted.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keep {
+    keep: Option<String>,
+}
 
 /// Anything but a success.
 pub(super) struct Failure {
@@ -174,11 +181,18 @@ async fn snapshot<H: ControlHandler + 'static>(
 async fn delete_snapshot<H: ControlHandler + 'static>(
     State(target): State<Dispatcher<H>>,
     name: Name,
+    keep: std::result::Result<Query<Keep>, QueryRejection>,
 ) -> Answer<DeleteReport> {
     let name = snapshot_name(name)?;
     let deleted = name.to_string();
-    target.call(move |handler| async move { handler.delete(name).await }).await?;
-    Ok(Json(DeleteReport { deleted }))
+    let Query(Keep { keep }) = keep.map_err(|rejection| invalid(rejection.body_text()))?;
+    let bookmark = match keep.as_deref() {
+        None => false,
+        Some("bookmark") => true,
+        Some(_) => return Err(invalid("keep may be `bookmark`").into()),
+    };
+    target.call(move |handler| async move { handler.delete(name, bookmark).await }).await?;
+    Ok(Json(DeleteReport { deleted, bookmark }))
 }
 
 async fn expose<H: ControlHandler + 'static>(

@@ -72,7 +72,6 @@ impl Worker {
     }
 
     async fn point(&self, name: &SnapshotName) -> Result<DeltaPoint> {
-        self.snapshot_named(name).await?;
         self.volume.delta_point(name).await
     }
 }

@@ -176,6 +176,7 @@ impl ControlHandler for Worker {
         Ok(SnapshotList {
             volume: self.config.name.clone(),
             snapshots: snapshots.iter().map(|snapshot| self.snapshot_report(snapshot)).collect(),
+            bookmarks: self.volume.bookmarks().await.iter().map(|one| self.snapshot_report(one)).collect(),
         })
     }
 
@@ -199,14 +200,17 @@ impl ControlHandler for Worker {
         Ok(self.snapshot_report(&snapshot))
     }
 
-    async fn delete(&self, name: SnapshotName) -> Result<()> {
+    async fn delete(&self, name: SnapshotName, keep_bookmark: bool) -> Result<()> {
         let _alone = self.administration.lock().await;
         if self.block_devices.exposure(name.as_str()).is_some() {
             let path = self.export_name(&name);
             let message = format!("it is exposed; `cairn unexpose {path}` first");
             return Err(Error::new(ErrorKind::Busy, "delete", path).saying(message));
         }
-        self.volume.delete(&self.disks, &name).await
+        match keep_bookmark {
+            true => self.volume.bookmark(&self.disks, &name).await.map(|_| ()),
+            false => self.volume.delete(&self.disks, &name).await,
+        }
     }
 
     async fn changes(&self, query: ChangesQuery) -> Result<ChangesPage> {

@@ -97,7 +97,8 @@ impl ControlHandler for Memory {
     }
 
     async fn snapshots(&self) -> Result<SnapshotList> {
-        Ok(SnapshotList { volume: "vol".to_owned(), snapshots: self.snapshots.borrow().clone() })
+        let snapshots = self.snapshots.borrow().clone();
+        Ok(SnapshotList { volume: "vol".to_owned(), snapshots, bookmarks: Vec::new() })
     }
 
     async fn snapshot(
@@ -121,7 +122,7 @@ impl ControlHandler for Memory {
         Ok(taken)
     }
 
-    async fn delete(&self, name: SnapshotName) -> Result<()> {
+    async fn delete(&self, name: SnapshotName, _keep_bookmark: bool) -> Result<()> {
         self.find(&name, |snapshot| match &snapshot.exposed {
             Some(_) => Err(Error::new(ErrorKind::Busy, "delete", format!("vol@{name}"))
                 .saying("it is exposed; `cairn unexpose` it first")),
