@@ -110,7 +110,8 @@ fn is_in_sample(extent: u64, round: u64, percent: u8) -> bool {
 
 fn youngest(source: &Arc<dyn SnapshotSource>) -> Result<SnapshotReport, Failure> {
     let facts = source.facts();
-    let whole = facts.snapshots.iter().rev().find(|snapshot| snapshot.state == SnapshotState::Whole && !snapshot.automatic);
+    let whole =
+        facts.snapshots.iter().rev().find(|snapshot| snapshot.state == SnapshotState::Whole && !snapshot.automatic);
     whole.cloned().ok_or_else(|| {
         let message = format!("{}: there is no snapshot to read; take one first: cairn snapshot", facts.volume);
         Failure::new(ExitCode::NotFound, message)

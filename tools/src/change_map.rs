@@ -113,7 +113,8 @@ impl ChangeMap {
                 column += same;
             }
         }
-        let legend = [(CHANGED_LITTLE, "changed a little"), (CHANGED_ALL, "changed all"), (NOT_IN_USE, "not in use any more")];
+        let legend =
+            [(CHANGED_LITTLE, "changed a little"), (CHANGED_ALL, "changed all"), (NOT_IN_USE, "not in use any more")];
         for (number, (color, words)) in legend.into_iter().enumerate() {
             let (x, y) = (number * 160, side + 8);
             text.push_str(&format!("<rect x=\"{x}\" y=\"{y}\" width=\"14\" height=\"14\" fill=\"{}\"/>\n", hex(color)));

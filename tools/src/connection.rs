@@ -62,7 +62,8 @@ impl Connection {
     pub fn ask(&mut self, question: Question<'_>) -> Result<(StatusCode, Bytes), Failure> {
         let limit = Duration::from_millis(question.limit_ms);
         let Connection { volume, sender, runtime } = self;
-        let answered = runtime.block_on(async { tokio::time::timeout(limit, exchange(volume, sender, question)).await });
+        let answered =
+            runtime.block_on(async { tokio::time::timeout(limit, exchange(volume, sender, question)).await });
         answered.map_err(|_| late(volume, limit))?
     }
 }

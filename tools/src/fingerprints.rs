@@ -22,7 +22,10 @@ impl Fingerprints {
     /// Those of the snapshots of a volume.
     pub fn new(paths: &Paths, facts: &Facts) -> Fingerprints {
         let directory = paths.state_dir.join("fingerprints").join(facts.store_id.to_string());
-        Fingerprints { directory, epochs: facts.snapshots.iter().chain(&facts.bookmarks).map(|snapshot| snapshot.epoch).collect() }
+        Fingerprints {
+            directory,
+            epochs: facts.snapshots.iter().chain(&facts.bookmarks).map(|snapshot| snapshot.epoch).collect(),
+        }
     }
 
     fn path(&self, epoch: u64) -> PathBuf {

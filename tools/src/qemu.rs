@@ -24,9 +24,10 @@ pub struct Image {
 
 fn missing(program: &str, error: std::io::Error) -> Failure {
     match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Failure::new(ExitCode::NotFound, format!("{program} is not installed; it comes with the package qemu-utils"))
-        }
+        std::io::ErrorKind::NotFound => Failure::new(
+            ExitCode::NotFound,
+            format!("{program} is not installed; it comes with the package qemu-utils"),
+        ),
         _ => Failure::new(ExitCode::Failed, format!("{program}: {error}")),
     }
 }
@@ -53,7 +54,8 @@ impl Image {
     ) -> Result<Image, Failure> {
         let size = size_bytes.to_string();
         let mut arguments: Vec<&OsStr> = ["create", "-q", "-f", format].map(OsStr::new).to_vec();
-        let backing = backing.map(|backing| std::fs::canonicalize(backing).map_err(|e| Failure::io("open", backing, e)));
+        let backing =
+            backing.map(|backing| std::fs::canonicalize(backing).map_err(|e| Failure::io("open", backing, e)));
         let backing = backing.transpose()?;
         if let Some(backing) = &backing {
             arguments.extend([OsStr::new("-b"), backing.as_os_str(), OsStr::new("-F"), OsStr::new("qcow2")]);

@@ -42,7 +42,8 @@ pub struct Plan {
 pub fn same_volume(volume: &VolumeName, older: &Older) -> Result<(), Failure> {
     match &older.volume {
         Some(other) if other != volume => {
-            let message = format!("the base is of volume {other}, the snapshot of {volume}; a delta lies within one volume");
+            let message =
+                format!("the base is of volume {other}, the snapshot of {volume}; a delta lies within one volume");
             let mut failure = Failure::new(ExitCode::Failed, message);
             failure.kind = "invalid".to_owned();
             Err(failure)
@@ -164,10 +165,7 @@ impl Plan {
     }
 
     /// Reads everything and gives the frames in order to `send`; the fingerprint of the result, where it is known.
-    pub fn run(
-        &self,
-        mut send: impl FnMut(Frame<'_>) -> Result<(), Failure>,
-    ) -> Result<Option<Fingerprint>, Failure> {
+    pub fn run(&self, mut send: impl FnMut(Frame<'_>) -> Result<(), Failure>) -> Result<Option<Fingerprint>, Failure> {
         let (source, target) = (self.source.clone(), self.target.name.clone());
         let base = self.base.clone();
         let (knows_result, sent_from_bytes) = (self.knows_result(), self.sent_from_bytes());
@@ -175,8 +173,7 @@ impl Plan {
         let skipped = move |piece: &Piece| !knows_result && piece.end_bytes() <= sent_from_bytes;
         let pieces = self.pieces().filter(move |piece| !piece.as_ref().is_ok_and(skipped));
         let reads = ReadAhead::start(pieces, READERS, AHEAD, move |piece: Piece| {
-            let mut read =
-                Read { piece, content: Vec::new(), added: Fingerprint::EMPTY, removed: Fingerprint::EMPTY };
+            let mut read = Read { piece, content: Vec::new(), added: Fingerprint::EMPTY, removed: Fingerprint::EMPTY };
             if piece.kind == ChangeKind::Data {
                 read.content = vec![0; piece.length_bytes as usize];
                 source.read(&target, piece.offset_bytes, &mut read.content)?;

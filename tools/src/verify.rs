@@ -30,7 +30,9 @@ impl Report {
     pub fn sentence(&self) -> String {
         match self.first_unreported_bytes {
             None => format!("{} bytes outside of the delta are the same in both", self.compared_bytes),
-            Some(first) => format!("WRONG: {} bytes differ that no extent covers, the first at {first}", self.unreported_bytes),
+            Some(first) => {
+                format!("WRONG: {} bytes differ that no extent covers, the first at {first}", self.unreported_bytes)
+            }
         }
     }
 
@@ -126,8 +128,10 @@ mod tests {
 
     fn gaps(extents: &[(u64, u64)], end_bytes: u64) -> Vec<(u64, u64)> {
         let kind = ChangeKind::Data;
-        let extents: Vec<_> =
-            extents.iter().map(|&(offset_bytes, length_bytes)| Ok(ExtentReport { offset_bytes, length_bytes, kind })).collect();
+        let extents: Vec<_> = extents
+            .iter()
+            .map(|&(offset_bytes, length_bytes)| Ok(ExtentReport { offset_bytes, length_bytes, kind }))
+            .collect();
         let gaps = Gaps { extents: extents.into_iter(), at: 0, gap: None, end_bytes };
         gaps.map(|gap| gap.map(|gap| (gap.offset_bytes, gap.length_bytes)).expect("no failure")).collect()
     }

@@ -155,7 +155,8 @@ fn diffs_of_ceph_are_exported_and_imported_in_both_versions() {
     let place = Place::new();
     let volume = two_snapshots(&place);
     for (format, version) in [("rbd", "v1"), ("rbd-v2", "v2")] {
-        let (full, delta, copy) = (place.text("full.rbd"), place.text("delta.rbd"), place.text(&format!("{format}.img")));
+        let (full, delta, copy) =
+            (place.text("full.rbd"), place.text("delta.rbd"), place.text(&format!("{format}.img")));
         place.done(&["export", "v@one", &full, "--format", format, "--force"]);
         place.done(&["export", "v@two", &delta, "--format", format, "--base", "one", "--force"]);
         assert!(content(&full).starts_with(format!("rbd diff {version}\n").as_bytes()));

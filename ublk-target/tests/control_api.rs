@@ -257,7 +257,9 @@ fn changes_come_in_pages_and_nonsense_is_refused() {
     assert_eq!((&second["extents"][0]["kind"], &second["next_offset_bytes"]), (&json!("not-in-use"), &json!(null)));
     assert_eq!(control.ask("GET", "/v1/changes?from=%23gone", "").1["from"], "#gone");
     assert_error(control.ask("GET", "/v1/changes?from=none", ""), 404, "not-found");
-    for query in ["max=0", "max=65537", "max=x", "offset=-1", "novel=1", "from=a%2Fb", "to=%23monday", "from=%23", "to="] {
+    for query in
+        ["max=0", "max=65537", "max=x", "offset=-1", "novel=1", "from=a%2Fb", "to=%23monday", "from=%23", "to="]
+    {
         assert_error(control.ask("GET", &format!("/v1/changes?{query}"), ""), 400, "invalid");
     }
 }

@@ -38,7 +38,12 @@ pub trait BlockIo {
 }
 
 /// The parts of a range that may hold content, in steps that begin at multiples of a step.
-pub fn steps(io: &mut dyn BlockIo, offset_bytes: u64, end_bytes: u64, mut step: impl FnMut(&mut dyn BlockIo, u64, u64) -> Outcome) -> Outcome {
+pub fn steps(
+    io: &mut dyn BlockIo,
+    offset_bytes: u64,
+    end_bytes: u64,
+    mut step: impl FnMut(&mut dyn BlockIo, u64, u64) -> Outcome,
+) -> Outcome {
     let mut at = offset_bytes;
     while at < end_bytes {
         match io.next_content(at)? {

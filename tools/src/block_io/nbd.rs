@@ -94,7 +94,10 @@ impl NbdIo {
                 }
                 reply if reply & REPLY_IS_ERROR != 0 => {
                     let why = String::from_utf8_lossy(&data).into_owned();
-                    return Err(Failure::new(ExitCode::Busy, format!("{}: the NBD export is refused: {why}", self.name)));
+                    return Err(Failure::new(
+                        ExitCode::Busy,
+                        format!("{}: the NBD export is refused: {why}", self.name),
+                    ));
                 }
                 _ => {}
             }
@@ -146,7 +149,8 @@ impl NbdIo {
             Ok(0) => Ok(()),
             errno => {
                 let error = std::io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO));
-                let code = if error.raw_os_error() == Some(libc::ENOSPC) { ExitCode::StoreFull } else { ExitCode::Failed };
+                let code =
+                    if error.raw_os_error() == Some(libc::ENOSPC) { ExitCode::StoreFull } else { ExitCode::Failed };
                 Err(Failure::new(code, format!("{}: I/O at {offset_bytes}: {error}", self.name)))
             }
         }

@@ -36,7 +36,14 @@ impl PlainIo {
         let file = File::options().read(true).write(true).open(path);
         let file = file.map_err(|error| Failure::io("open", path, error))?;
         let (kind, size_bytes) = (held.kind(), held.size_bytes());
-        Ok(PlainIo { name: path.display().to_string(), path: path.to_owned(), file, kind, size_bytes, _held: Some(held) })
+        Ok(PlainIo {
+            name: path.display().to_string(),
+            path: path.to_owned(),
+            file,
+            kind,
+            size_bytes,
+            _held: Some(held),
+        })
     }
 
     /// A file that was just made and that nobody knows yet.

@@ -29,7 +29,9 @@ fn text(report: &Report) -> String {
     };
     let found = match report.first_wrong_bytes {
         None => "nothing changed without being reported".to_owned(),
-        Some(first) => format!("WRONG: {} extents differ and are not reported, the first at {first}", report.wrong_extents),
+        Some(first) => {
+            format!("WRONG: {} extents differ and are not reported, the first at {first}", report.wrong_extents)
+        }
     };
     format!("{}: {compared}; {found}. Known for the next audit: {}.", report.snapshot, format_bytes(report.known_bytes))
 }

@@ -105,7 +105,9 @@ fn refuse_nonsense(from: &Point, to: &Point) -> Outcome {
         return invalid(format!("{from} is the volume as it is; name the older point first: a snapshot or a bookmark"));
     }
     if let Moment::Bookmark(_) = to.moment {
-        return invalid(format!("{to} is a bookmark, which has no content; the younger point is a snapshot or a volume"));
+        return invalid(format!(
+            "{to} is a bookmark, which has no content; the younger point is a snapshot or a volume"
+        ));
     }
     Ok(())
 }
@@ -225,7 +227,12 @@ fn summary(answer: &Answer) -> String {
     let totals = &answer.totals;
     let percent = |bytes: u64| bytes as f64 * 100.0 / answer.size_bytes.max(1) as f64;
     let line = |extents: u64, bytes: u64| {
-        format!("{} in {extents} extents, {:.2} % of {}", format_bytes(bytes), percent(bytes), format_bytes(answer.size_bytes))
+        format!(
+            "{} in {extents} extents, {:.2} % of {}",
+            format_bytes(bytes),
+            percent(bytes),
+            format_bytes(answer.size_bytes)
+        )
     };
     let mut lines = vec![
         ("changed", line(totals.data_extents, totals.data_bytes)),

@@ -45,10 +45,12 @@ fn show_volume(context: &Context, name: &VolumeName) -> Outcome {
     let client = context.client_of(&config);
     let (volume, list, store_error) = match ask_target(&client) {
         Ok((volume, list)) => (Some(volume), Some(list), None),
-        Err(failure) if failure.code == ExitCode::NotAttached => match offline::snapshots(&config.name, &config.store) {
-            Ok(list) => (None, Some(list), None),
-            Err(failure) => (None, None, Some(failure.message)),
-        },
+        Err(failure) if failure.code == ExitCode::NotAttached => {
+            match offline::snapshots(&config.name, &config.store) {
+                Ok(list) => (None, Some(list), None),
+                Err(failure) => (None, None, Some(failure.message)),
+            }
+        }
         Err(failure) => return Err(failure),
     };
     let mark = gave_up_mark(&context.paths.volume(name.as_str())?);
@@ -71,7 +73,9 @@ fn show_snapshot(context: &Context, path: &SnapshotPath) -> Outcome {
     let config = context.config(&path.volume)?;
     let snapshots = match context.client_of(&config).get::<SnapshotList>("/v1/snapshots") {
         Ok(list) => list.snapshots,
-        Err(failure) if failure.code == ExitCode::NotAttached => offline::snapshots(&config.name, &config.store)?.snapshots,
+        Err(failure) if failure.code == ExitCode::NotAttached => {
+            offline::snapshots(&config.name, &config.store)?.snapshots
+        }
         Err(failure) => return Err(failure),
     };
     let found = snapshots.into_iter().find(|snapshot| snapshot.name == path.snapshot);

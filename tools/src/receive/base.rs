@@ -108,7 +108,8 @@ fn missing(target: &dyn Target, identity: Option<&TargetIdentity>, base: &str) -
         Some(identity) => format!("it is a copy of {}", identity.snapshot.text()),
         None => "it is not known to be a copy of anything".to_owned(),
     };
-    let message = format!("{}: the stream begins with {base}, and {is}; send from what it is, or everything", target.name());
+    let message =
+        format!("{}: the stream begins with {base}, and {is}; send from what it is, or everything", target.name());
     Failure::new(ExitCode::BaseMissing, message)
 }
 

@@ -135,7 +135,8 @@ pub fn nothing_follows(name: &str, mut input: impl Read) -> Outcome {
         return match input.read(&mut byte) {
             Ok(0) => Ok(()),
             Ok(_) => {
-                let mut failure = Failure::new(ExitCode::Damaged, format!("{name}: something follows behind the stream"));
+                let mut failure =
+                    Failure::new(ExitCode::Damaged, format!("{name}: something follows behind the stream"));
                 failure.kind = "stream-corrupt".to_owned();
                 Err(failure)
             }

@@ -125,7 +125,8 @@ pub fn receive(
     match interrupted {
         Some(progress) => refuse_other(progress, input)?,
         None if input.is_continuation() => {
-            let message = format!("{}: the stream goes on in the middle, and nothing is there of it", destination.text());
+            let message =
+                format!("{}: the stream goes on in the middle, and nothing is there of it", destination.text());
             return Err(refusal("wrong-continuation", message));
         }
         None => {}
@@ -190,7 +191,8 @@ fn go_on(mut progress: Progress, input: &mut dyn Input) -> Result<Progress, Fail
     match (input.is_continuation(), &progress.token) {
         (true, Some(token)) => input.continue_from(token)?,
         (true, None) => {
-            let message = format!("{}: nothing is there yet of the stream; send it from its beginning", progress.target);
+            let message =
+                format!("{}: nothing is there yet of the stream; send it from its beginning", progress.target);
             return Err(refusal("wrong-continuation", message));
         }
         (false, _) => progress.token = None,
@@ -304,7 +306,8 @@ fn give_up(
 ) -> Failure {
     let name = target.name().to_owned();
     if keep {
-        failure.message = format!("{}. What came is kept: cairn send -t $(cairn receive {name} --token) ...", failure.message);
+        failure.message =
+            format!("{}. What came is kept: cairn send -t $(cairn receive {name} --token) ...", failure.message);
         return failure;
     }
     context.output.progress(&format!("Rolling {name} back"));
@@ -376,7 +379,9 @@ fn refuse_touched(context: &Context, place: &Place, target: &mut dyn Target) -> 
         true => Ok(()),
         false => {
             let name = target.name();
-            context.output.confirm(&format!("{name} was written since; taking the receive back mixes old and new content."))
+            context
+                .output
+                .confirm(&format!("{name} was written since; taking the receive back mixes old and new content."))
         }
     }
 }

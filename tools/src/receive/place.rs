@@ -74,7 +74,8 @@ impl Place {
         let directory = paths.state_dir.join("receive").join(&digest[..32]);
         let failed = |error| Failure::io("open the state directory", &directory, error);
         std::fs::create_dir_all(&directory).map_err(failed)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(directory.join("lock")).map_err(failed)?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(directory.join("lock")).map_err(failed)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Failure::new(ExitCode::Busy, format!("{target}: another receive into it is under way; wait until it ends"))
         })?;

@@ -99,7 +99,11 @@ impl PlainTarget {
     }
 
     fn identity_file(&self, place: &Place) -> PathBuf {
-        if self.io.is_file() { sidecar(&self.path) } else { place.identity_file() }
+        if self.io.is_file() {
+            sidecar(&self.path)
+        } else {
+            place.identity_file()
+        }
     }
 
     fn stamp(&self) -> Result<Option<FileStamp>, Failure> {

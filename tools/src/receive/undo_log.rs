@@ -92,7 +92,10 @@ impl UndoLog {
         let checksum = crc32c::crc32c_append(crc32c::crc32c(&head), stored);
         head.extend_from_slice(&checksum.to_le_bytes());
         self.file.seek(SeekFrom::Start(self.end)).map_err(|error| self.failed("write", error))?;
-        self.file.write_all(&head).and_then(|()| self.file.write_all(stored)).map_err(|error| self.failed("write", error))?;
+        self.file
+            .write_all(&head)
+            .and_then(|()| self.file.write_all(stored))
+            .map_err(|error| self.failed("write", error))?;
         self.end += (head.len() + stored.len()) as u64;
         self.covered_bytes = offset_bytes + content.len() as u64;
         Ok(())

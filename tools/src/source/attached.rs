@@ -101,8 +101,7 @@ impl SnapshotSource for Attached {
         let mut stream = stream.map_err(|error| not_connected(self.client.volume(), socket, &error))?;
         let failed = |error| Failure::io("hold the snapshot", socket, error);
         stream.set_read_timeout(Some(Duration::from_millis(LOOK_TIMEOUT_MS))).map_err(failed)?;
-        let request =
-            format!("GET /v1/snapshots/{snapshot}/hold HTTP/1.1\r\nHost: cairn\r\nConnection: close\r\n\r\n");
+        let request = format!("GET /v1/snapshots/{snapshot}/hold HTTP/1.1\r\nHost: cairn\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).map_err(failed)?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {

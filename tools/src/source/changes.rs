@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn long_data_is_cut_and_what_is_not_in_use_is_not() {
         let extent = |offset_bytes, length_bytes, kind| Ok(ExtentReport { offset_bytes, length_bytes, kind });
-        let extents = [extent(4096, (4 << 20) + 4096, ChangeKind::Data), extent(16 << 20, 1 << 30, ChangeKind::NotInUse)];
+        let extents =
+            [extent(4096, (4 << 20) + 4096, ChangeKind::Data), extent(16 << 20, 1 << 30, ChangeKind::NotInUse)];
         let pieces: Vec<(u64, u64)> = Pieces::new(extents.into_iter())
             .map(|piece| piece.map(|piece| (piece.offset_bytes, piece.length_bytes)).expect("no failure"))
             .collect();

@@ -92,11 +92,7 @@ fn gone() -> Failure {
     Failure::new(ExitCode::Failed, "the thread that reads the store died")
 }
 
-async fn open_devices(
-    config: &VolumeConfig,
-    mark: &BrokenMark,
-    ring: OwnRing,
-) -> Result<(Facts, Opened), Failure> {
+async fn open_devices(config: &VolumeConfig, mark: &BrokenMark, ring: OwnRing) -> Result<(Facts, Opened), Failure> {
     let access = Access::Exclusive { wait_ms: OPEN_WAIT_MS };
     let named = |error| with_paths(error, &config.origin, &config.store);
     let store_disk = RingDisk::new(Device::open(&config.store, access)?, ring.clone());

@@ -3,9 +3,9 @@
 #![allow(dead_code)] // Each test program uses a part of it.
 
 pub mod attached;
-pub mod streams;
 #[path = "../../../ublk-target/tests/common/client.rs"]
 pub mod nbd;
+pub mod streams;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;

@@ -7,8 +7,8 @@
 #![allow(async_fn_in_trait)]
 
 use super::api::{
-    ChangesPage, CheckReport, Consistency, DetachReport, ExposeReport, GrowReport, GrowRequest, RestoreReport, SnapshotList,
-    SnapshotReport, StatsReport, VolumeReport,
+    ChangesPage, CheckReport, Consistency, DetachReport, ExposeReport, GrowReport, GrowRequest, RestoreReport,
+    SnapshotList, SnapshotReport, StatsReport, VolumeReport,
 };
 use cairn_engine::disk::AlignedBuffer;
 use cairn_engine::error::Result;

@@ -7,9 +7,9 @@
 use super::deltas::Hold;
 use super::worker::Worker;
 use crate::control::api::{
-    ChangesPage, CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend, GrowReport,
-    GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, StatsReport,
-    StoreReport, VolumeReport, VolumeState,
+    ChangesPage, CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend,
+    GrowReport, GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport,
+    StatsReport, StoreReport, VolumeReport, VolumeState,
 };
 use crate::control::timestamp::Timestamp;
 use crate::control::{ChangesQuery, ControlHandler};
