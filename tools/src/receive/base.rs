@@ -73,7 +73,8 @@ fn check_untouched(
             Some(_) => Err(modified(target, identity)),
             None => {
                 let message = format!(
-                    "{}: it cannot be told whether it is still the copy of {} that it was, for no fingerprint is known. \
+                    "{}: it cannot be told whether it is still the copy of {} that it was, for no fingerprint is \
+                     known. \
                      Send with --fingerprint, or say --trust-identity if nobody wrote to it",
                     target.name(),
                     identity.snapshot.text()

@@ -246,7 +246,8 @@ fn transfer(
     if let (Some(expected), Some(found)) = (expected, found) {
         if expected != found {
             let message = format!(
-                "{}: what was read back is not {}: the fingerprint is {found}, and {expected} is expected. The target was \
+                "{}: what was read back is not {}: the fingerprint is {found}, and {expected} is expected. The \
+                 target was \
                  not exactly the base, or the disk gives back other bytes than were written",
                 target.name(),
                 announced.target.name
