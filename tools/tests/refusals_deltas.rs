@@ -3,7 +3,7 @@
 mod common;
 
 use common::attached::{Volume, MIB, VOLUME_BYTES};
-use common::streams::{content, write_at, Pipe};
+use common::streams::{content, noise, write_at, Pipe};
 use common::{have, sh, Place};
 use std::fs::File;
 
@@ -205,8 +205,7 @@ fn a_full_disk_leaves_no_file_under_the_final_name() {
     }
     let place = Place::new();
     let volume = Volume::attached(&place);
-    let noise: Vec<u8> = (0..4 * MIB as u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
-    write_at(&volume, 0, &noise);
+    write_at(&volume, 0, &noise(1, 4 << 20));
     place.done(&["snapshot", "v@one"]);
     let small = place.text("small");
     sh(&format!("mkdir {small}; mount -t tmpfs -o size=1M none {small}"));

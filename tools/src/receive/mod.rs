@@ -135,12 +135,12 @@ pub fn receive(
     let mut target = destination.open(context, options.undo_file.clone(), may_create)?;
     let mut progress = match interrupted {
         Some(progress) => {
-            target.reopen(progress, input.announced())?;
-            go_on(progress.clone(), input)?
+            let mut progress = progress.clone();
+            target.reopen(&place, &mut progress, input.announced().size_after_bytes)?;
+            go_on(progress, input)?
         }
         None => {
-            let begun = begin(context, &place, target.as_mut(), input.announced(), options.trust_identity);
-            let begun = begun.inspect_err(|_| remove_created(destination, may_create, target.as_mut()))?;
+            let begun = begin(context, &place, target.as_mut(), input.announced(), options.trust_identity)?;
             forget_older(context, destination, kept.as_ref())?;
             begun
         }
@@ -151,16 +151,6 @@ pub fn receive(
         Err(failure) => {
             let keep = options.resumable && failure.kind == "stream-truncated" && progress.token.is_some();
             Err(give_up(context, &place, target, progress, failure, keep))
-        }
-    }
-}
-
-/// A file that was made for a receive that never began.
-fn remove_created(destination: &Destination, may_create: bool, target: &mut dyn Target) {
-    if let Destination::Plain(path) = destination {
-        if may_create && target.io().size_bytes() == 0 {
-            // An empty file that was there before is not worth more than its name.
-            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -338,29 +328,11 @@ pub fn undo(context: &Context, destination: &Destination) -> Result<String, Fail
         refuse_touched(context, &place, target.as_mut())?;
     }
     if let Destination::Plain(_) = destination {
-        let announced = undo_announcement(&progress);
-        target.reopen(&progress, &announced)?;
+        // For going back it does not matter how long it would have become.
+        target.reopen(&place, &mut progress, 0)?;
     }
     target.roll_back(&place, &mut progress)?;
     Ok(progress.snapshot)
-}
-
-/// For going back it does not matter what would have come.
-fn undo_announcement(progress: &Progress) -> Announced {
-    Announced {
-        stream_id: progress.stream_id.clone(),
-        volume_id: None,
-        base: Base::Anything,
-        target: cairn_delta::SnapshotIdentity {
-            store_id: [0; 16],
-            epoch: 0,
-            created_unix_ms: 0,
-            name: progress.snapshot.clone(),
-        },
-        size_before_bytes: None,
-        size_after_bytes: 0,
-        base_fingerprint: None,
-    }
 }
 
 /// What was written since a receive would be lost, or mixed with what is put back.

@@ -55,6 +55,8 @@ pub struct Progress {
     pub undo_file: Option<PathBuf>,
     /// The automatic snapshot of the state before, of a volume.
     pub before: Option<String>,
+    /// It was taken. Until then nothing is written.
+    pub before_taken: bool,
     /// The snapshot that was taken at the end, of a volume.
     pub received: Option<String>,
     /// Where a continuation begins; none where nothing came yet.
@@ -136,6 +138,7 @@ impl Progress {
             base_fingerprint: None,
             undo_file: None,
             before: None,
+            before_taken: false,
             received: None,
             token: None,
         }

@@ -29,6 +29,8 @@ pub struct PlainTarget {
     io: PlainIo,
     /// Made by this process a moment ago.
     created: bool,
+    /// A receive was begun: from then on its record says what is to become of a file that was made for it.
+    begun: bool,
     undo_file: Option<PathBuf>,
     undo: Option<UndoLog>,
 }
@@ -90,8 +92,14 @@ impl PlainTarget {
             let made = std::fs::File::options().write(true).create_new(true).open(&path);
             made.map_err(|error| Failure::io("create", &path, error))?;
         }
-        let io = PlainIo::open(&path)?;
-        Ok(PlainTarget { name: path.display().to_string(), path, io, created: !exists, undo_file, undo: None })
+        let io = PlainIo::open(&path).inspect_err(|_| {
+            if !exists && may_create {
+                // Nobody has seen it.
+                let _ = std::fs::remove_file(&path);
+            }
+        })?;
+        let name = path.display().to_string();
+        Ok(PlainTarget { name, path, io, created: !exists, begun: false, undo_file, undo: None })
     }
 
     fn undo(&mut self) -> &mut UndoLog {
@@ -135,14 +143,22 @@ impl Target for PlainTarget {
     }
 
     fn holds_data(&mut self) -> Result<bool, Failure> {
-        let mut at = 0;
-        while let Some(content) = self.io.next_content(at)?.filter(|at| *at < LOOKED_AT_BYTES) {
-            let mut buffer = vec![0; (self.io.size_bytes() - content).min(1 << 20) as usize];
-            self.io.read(content, &mut buffer)?;
-            if !is_zero(&buffer) {
-                return Ok(true);
+        // A file tells where its content is; of a disk the places are looked at where anything in use has something.
+        let size_bytes = self.io.size_bytes();
+        let places = match self.io.is_file() {
+            true => vec![0..size_bytes],
+            false => vec![0..size_bytes.min(LOOKED_AT_BYTES), size_bytes.saturating_sub(LOOKED_AT_BYTES)..size_bytes],
+        };
+        for place in places {
+            let mut at = place.start;
+            while let Some(content) = self.io.next_content(at)?.filter(|at| *at < place.end) {
+                let mut buffer = vec![0; (size_bytes - content).min(1 << 20) as usize];
+                self.io.read(content, &mut buffer)?;
+                if !is_zero(&buffer) {
+                    return Ok(true);
+                }
+                at = content + buffer.len() as u64;
             }
-            at = content + buffer.len() as u64;
         }
         Ok(false)
     }
@@ -165,11 +181,14 @@ impl Target for PlainTarget {
         let undo_file = self.undo_file.clone().unwrap_or_else(|| place.undo_file());
         let undo_file = std::path::absolute(&undo_file).map_err(|error| Failure::io("find", &undo_file, error))?;
         refuse_recursion("undo file", &undo_file, &[self.path.as_path()])?;
+        // The receive before this one cannot be taken back once its undo file is gone.
+        place.clear()?;
         self.undo = Some(UndoLog::create(&undo_file, &announced.stream_id)?);
         progress.undo_file = Some(undo_file);
         progress.created = self.created;
         progress.length_before_bytes = self.io.size_bytes();
         place.save(progress)?;
+        self.begun = true;
         remove(&self.identity_file(place))?;
         if self.io.is_file() && self.io.size_bytes() < announced.size_after_bytes {
             self.io.set_size(announced.size_after_bytes)?;
@@ -177,13 +196,15 @@ impl Target for PlainTarget {
         Ok(())
     }
 
-    fn reopen(&mut self, progress: &Progress, announced: &Announced) -> Outcome {
+    fn reopen(&mut self, place: &Place, progress: &mut Progress, size_after_bytes: u64) -> Outcome {
+        self.begun = true;
         let undo_file = progress.undo_file.as_deref().ok_or_else(|| {
             Failure::new(ExitCode::Damaged, format!("{}: it is not said where its undo file is", self.name))
         })?;
         self.undo = Some(UndoLog::open(undo_file, &progress.stream_id)?);
-        if self.io.is_file() && self.io.size_bytes() < announced.size_after_bytes {
-            self.io.set_size(announced.size_after_bytes)?;
+        remove(&self.identity_file(place))?;
+        if self.io.is_file() && self.io.size_bytes() < size_after_bytes {
+            self.io.set_size(size_after_bytes)?;
         }
         Ok(())
     }
@@ -248,5 +269,14 @@ impl Target for PlainTarget {
         }
         place.clear()?;
         progress.undo_file.as_deref().map_or(Ok(()), remove)
+    }
+}
+
+impl Drop for PlainTarget {
+    fn drop(&mut self) {
+        if self.created && !self.begun {
+            // It was made for a receive that never began; an empty file that stays harms nobody.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }

@@ -27,7 +27,7 @@ pub trait Target {
     /// Prepares to be taken back, durably, and makes room. Fills in what `progress` has to know; saves it.
     fn begin(&mut self, place: &Place, progress: &mut Progress, announced: &Announced) -> Outcome;
     /// Goes on with a receive that was begun.
-    fn reopen(&mut self, progress: &Progress, announced: &Announced) -> Outcome;
+    fn reopen(&mut self, place: &Place, progress: &mut Progress, size_after_bytes: u64) -> Outcome;
     /// Keeps what a range holds before it is overwritten.
     fn save(&mut self, offset_bytes: u64, length_bytes: u64) -> Outcome;
     /// Makes durable what was kept.

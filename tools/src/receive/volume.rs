@@ -171,12 +171,23 @@ impl Target for VolumeTarget<'_> {
         // Recorded first: a snapshot without a record would stay for ever.
         place.save(progress)?;
         self.take(&before)?;
+        progress.before_taken = true;
+        place.save(progress)?;
         remove(&place.identity_file())
     }
 
-    fn reopen(&mut self, progress: &Progress, _announced: &Announced) -> Outcome {
-        let before = progress.before.as_deref().unwrap_or_default();
-        if self.snapshots()?.iter().any(|snapshot| snapshot.name == before) {
+    fn reopen(&mut self, place: &Place, progress: &mut Progress, _size_after_bytes: u64) -> Outcome {
+        remove(&place.identity_file())?;
+        let before = progress.before.clone().unwrap_or_default();
+        let is_there = self.snapshots()?.iter().any(|snapshot| snapshot.name == before);
+        if !progress.before_taken && !is_there {
+            self.take(&before)?;
+        }
+        if !progress.before_taken {
+            progress.before_taken = true;
+            return place.save(progress);
+        }
+        if is_there {
             return Ok(());
         }
         let message = format!("{}: its snapshot {before} is gone, to which it would be taken back", self.name);
@@ -218,6 +229,8 @@ impl Target for VolumeTarget<'_> {
 
     fn commit(&mut self, place: &Place, progress: &mut Progress, mut identity: TargetIdentity) -> Outcome {
         self.io().make_durable()?;
+        // There was none of this name when the receive began; one that is there was taken by an end that was interrupted.
+        self.delete(&progress.snapshot)?;
         self.take(&progress.snapshot)?;
         identity.local_snapshot = Some(progress.snapshot.clone());
         write_json(&place.identity_file(), &identity)?;

@@ -13,6 +13,19 @@ pub fn write_at(volume: &Volume<'_>, offset_bytes: u64, bytes: &[u8]) {
     assert_eq!((client.write(0, offset_bytes, bytes), client.flush()), (0, 0));
 }
 
+/// Content that does not repeat.
+pub fn noise(seed: u32, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    (0..length)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 16) as u8
+        })
+        .collect()
+}
+
 /// All of a file.
 pub fn content(path: impl AsRef<Path>) -> Vec<u8> {
     std::fs::read(path).expect("a file")
