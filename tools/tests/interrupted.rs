@@ -5,7 +5,7 @@ mod common;
 
 use common::attached::{kill, Volume, MIB, VOLUME_BYTES};
 use common::streams::{content, noise, write_at, Pipe};
-use common::Place;
+use common::{ran, Place};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -34,8 +34,9 @@ impl Running {
         // Where it has ended already, its process number is still its own: nobody waited for it.
         kill(victim.id() as i32);
         self.sender.wait().expect("ends");
-        let ended = self.receiver.wait().expect("ends");
-        ended.success()
+        let ended = ran(self.receiver.wait_with_output().expect("ends"));
+        assert!(!ended.stderr.contains("olling back failed"), "{}", ended.stderr);
+        ended.code == 0
     }
 }
 
