@@ -19,8 +19,21 @@ pub(crate) struct Ends<'a> {
 
 /// One end of a delta.
 pub(crate) struct End<'a> {
+    /// Blocks behind these are new.
     pub(crate) blocks: u64,
     pub(crate) holes: &'a Holes,
+}
+
+impl<'a> End<'a> {
+    /// The older end of so many bytes. Where the newer one is larger, what follows within the older one's last block is
+    /// new as well.
+    pub(crate) fn older(older_bytes: u64, newer_bytes: u64, holes: &'a Holes) -> End<'a> {
+        let blocks = match newer_bytes > older_bytes {
+            true => older_bytes / BLOCK_BYTES as u64,
+            false => blocks_for(older_bytes),
+        };
+        End { blocks, holes }
+    }
 }
 
 /// The extents found so far.

@@ -38,7 +38,8 @@ impl Volume {
             Some(newer) => self.holes_of(disks, newer.epoch).await?,
             None => Arc::new(self.holes_now()),
         };
-        let older = question.older.map(|older| End { blocks: blocks_for(older.size_bytes), holes: &older_holes });
+        let end_of = |older: &SnapshotPin| End::older(older.size_bytes, question.newer_bytes, &older_holes);
+        let older = question.older.map(end_of);
         let newer = End { blocks: blocks_for(question.newer_bytes), holes: &newer_holes };
         let found = self.find_changes(disks, &question, &Ends { older, newer }).await?;
         ends.into_iter().flatten().try_for_each(|pin| self.refuse_useless(pin))?;

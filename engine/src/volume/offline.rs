@@ -126,7 +126,8 @@ impl OfflineStore {
             self.refuse_unverified()?;
         }
         let (older_holes, newer_holes) = (Holes::none(), Holes::none());
-        let older = question.older.map(|older| End { blocks: blocks_for(older.size_bytes), holes: &older_holes });
+        let end_of = |older: &SnapshotPin| End::older(older.size_bytes, question.newer_bytes, &older_holes);
+        let older = question.older.map(end_of);
         let ends = Ends { older, newer: End { blocks: blocks_for(question.newer_bytes), holes: &newer_holes } };
         let restoring = self.catalog.state().restore.as_ref().map(|restore| restore.target_epoch);
         let end_epoch = question.newer.map_or(Epoch::LAST, |newer| newer.epoch);
