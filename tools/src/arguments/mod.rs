@@ -104,7 +104,7 @@ pub enum Verb {
     Features(Features),
     /// Forget a volume and erase its store's signature; the origin is never touched
     Destroy(Destroy),
-    /// List what is different at a snapshot, or now, from what it was at an older snapshot or bookmark
+    /// List what changed between two points in the life of a volume
     Diff(Diff),
     /// Write what changed, or all of a snapshot, as a stream to standard output
     Send(Send),

@@ -218,6 +218,7 @@ pub struct SnapshotList {
     /// Oldest first.
     pub snapshots: Vec<SnapshotReport>,
     /// Deleted snapshots that have left what changed since; oldest first.
+    #[serde(default)]
     pub bookmarks: Vec<SnapshotReport>,
 }
 
@@ -285,6 +286,7 @@ pub struct DeleteReport {
     /// The snapshot that is gone. Its space is returned in the background.
     pub deleted: String,
     /// It has left a bookmark of its name.
+    #[serde(default)]
     pub bookmark: bool,
 }
 
