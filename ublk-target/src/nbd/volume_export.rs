@@ -5,6 +5,7 @@
 //! - A snapshot that is open cannot be deleted: the handle keeps it.
 //! - Every request is counted in the thread's statistics.
 
+use super::context::{Context, Extent, Subject};
 use super::export::{Export, ExportSource};
 use crate::control::api::Operation;
 use crate::stats::Recorder;
@@ -267,6 +268,28 @@ impl<D: Disk> Export for NamedExport<D> {
         match self {
             NamedExport::Volume(export) => export.flush().await,
             NamedExport::Snapshot(export) => export.flush().await,
+        }
+    }
+
+    async fn contexts(&self) -> Vec<Context> {
+        match self {
+            NamedExport::Volume(export) => export.contexts().await,
+            NamedExport::Snapshot(export) => export.contexts().await,
+        }
+    }
+
+    async fn block_status(
+        &self,
+        subject: Subject,
+        offset_bytes: u64,
+        length_bytes: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>> {
+        match self {
+            NamedExport::Volume(export) => export.block_status(subject, offset_bytes, length_bytes, extents_max).await,
+            NamedExport::Snapshot(export) => {
+                export.block_status(subject, offset_bytes, length_bytes, extents_max).await
+            }
         }
     }
 }

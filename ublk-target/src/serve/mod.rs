@@ -118,6 +118,7 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
     let listeners = Listeners::bind(&ListenOptions {
         unix_path: Some(volume_paths.nbd_socket()),
         tcp_address: tcp_address(config)?,
+        tls_credentials: config.tls_creds.clone(),
     })?;
     let service = NbdService {
         volume: volume.clone(),
@@ -239,5 +240,15 @@ pub fn needed_paths<'a>(
     volume: &'a VolumePaths,
 ) -> Vec<&'a std::path::Path> {
     let identity = std::path::Path::new(MACHINE_ID);
-    vec![&config.origin, &config.store, &paths.state_dir, &paths.run_dir, &paths.device_dir, &volume.run_dir, identity]
+    let mut needed: Vec<&std::path::Path> = vec![
+        &config.origin,
+        &config.store,
+        &paths.state_dir,
+        &paths.run_dir,
+        &paths.device_dir,
+        &volume.run_dir,
+        identity,
+    ];
+    needed.extend(config.tls_creds.as_deref());
+    needed
 }

@@ -132,7 +132,7 @@ impl VolumeServer {
     pub fn start(size_bytes: usize, read_write: bool) -> VolumeServer {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = directory.path().join("nbd.sock");
-        let options = ListenOptions { unix_path: Some(socket.clone()), tcp_address: None };
+        let options = ListenOptions { unix_path: Some(socket.clone()), ..Default::default() };
         let listeners = Listeners::bind(&options).expect("binds");
         let (switch, stop) = stop_switch();
         let (orders, mut inbox) = mpsc::unbounded_channel::<(Order, oneshot::Sender<Result<()>>)>();
