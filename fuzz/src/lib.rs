@@ -17,6 +17,7 @@ pub mod judge;
 pub mod machine;
 pub mod memory;
 pub mod nbd;
+mod nbd_judge;
 pub mod ops_crash;
 pub mod scenario;
 pub mod seal;

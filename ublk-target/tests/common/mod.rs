@@ -2,7 +2,6 @@
 
 #![allow(dead_code)] // Every test program uses a part of it.
 
-pub mod certificates;
 pub mod chunks;
 pub mod client;
 pub mod control;
