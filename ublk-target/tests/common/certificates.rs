@@ -46,7 +46,8 @@ impl Credentials {
         parameters.distinguished_name.push(DnType::CommonName, directory);
         parameters.serial_number = Some(SerialNumber::from(serial));
         parameters.is_ca = IsCa::ExplicitNoCa;
-        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // qemu refuses keys that may not encipher, also where nothing is enciphered with them.
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         parameters.extended_key_usages = vec![match role {
             "server" => ExtendedKeyUsagePurpose::ServerAuth,
             _ => ExtendedKeyUsagePurpose::ClientAuth,
