@@ -9,6 +9,7 @@ pub mod planted;
 
 pub mod catalog;
 pub mod deadline;
+pub mod delta;
 pub mod disk;
 pub mod entry;
 pub mod epoch;
@@ -16,6 +17,7 @@ pub mod error;
 pub mod flushes;
 pub mod format;
 pub mod gate;
+pub mod holes;
 pub mod lane;
 #[cfg(all(test, loom))]
 mod models;

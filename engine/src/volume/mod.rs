@@ -9,6 +9,7 @@
 //! - The catalog on the store is never behind what the write path relies on.
 
 mod background;
+mod changes;
 mod check;
 mod create;
 mod cut;
@@ -37,6 +38,7 @@ pub use cut::CutObserver;
 pub use options::{Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions};
 pub use restore::RestoreProgress;
 
+use crate::delta::BitmapCache;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
@@ -95,6 +97,8 @@ pub struct Volume {
     pub(crate) ledger: crate::sync::lock::Mutex<Ledger>,
     pub(crate) pins: Mutex<BTreeMap<Epoch, Weak<SnapshotPin>>>,
     pub(crate) cache: PageCache,
+    /// Which blocks were saved when, for deltas.
+    pub(crate) bitmaps: BitmapCache,
     pub(crate) watch: Watch,
     pub(crate) restore: RestoreState,
     /// Somebody waits for segments that readers of older views still hold: long readers are to leave.

@@ -13,6 +13,7 @@ use super::seal::{run_meta, NO_EPOCH};
 use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::Catalog;
+use crate::delta::BitmapCache;
 use crate::disk::{Disk, Disks};
 use crate::entry::Entry;
 use crate::epoch::{ActiveEpoch, EpochState};
@@ -393,6 +394,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         operations: Default::default(),
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
+        bitmaps: BitmapCache::new(options.limits.bitmap_bytes),
         watch,
         restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),

@@ -1,0 +1,110 @@
+//! What changed between two snapshots, or since one (mission B1, B2).
+//!
+//! Invariants:
+//! - No view is held between two regions of the volume, nor while somebody needs what only it keeps.
+//! - An answer counts only if both ends are whole after it was found.
+
+use super::Volume;
+use crate::delta::{self, DeltaPoint, End, Ends, Extent, Extents, Index, Question, Union, REGION_BLOCKS};
+use crate::disk::{Disk, Disks};
+use crate::error::{ErrorKind, Result};
+use crate::holes::Holes;
+use crate::snapshot::{SnapshotName, SnapshotPin};
+use crate::sync::Arc;
+use crate::units::{blocks_for, Epoch};
+
+impl Volume {
+    /// What differs between `older` and `newer` from `offset_bytes` on, in ascending order, at most `results_max`
+    /// extents; where there may be more, the next question begins at the end of the last. Without `older`: everything
+    /// in use in `newer`. The live volume as the newer one holds everything acknowledged before the call. Fails with
+    /// `Invalid` (not an older and a newer one of this volume, or nothing is asked for) or `Broken`.
+    pub async fn changes<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        older: Option<&DeltaPoint>,
+        newer: &DeltaPoint,
+        offset_bytes: u64,
+        results_max: usize,
+    ) -> Result<Vec<Extent>> {
+        self.refuse_closed("compare snapshots")?;
+        let question = Question::check(older, newer, self.size_bytes(), offset_bytes, results_max)?;
+        let ends = [question.older, question.newer];
+        ends.into_iter().flatten().try_for_each(|pin| self.refuse_useless(pin))?;
+        let older_holes = match question.older {
+            Some(older) => self.holes_of(disks, older.epoch).await?,
+            None => Arc::default(),
+        };
+        let newer_holes = match question.newer {
+            Some(newer) => self.holes_of(disks, newer.epoch).await?,
+            None => Arc::new(self.holes_now()),
+        };
+        let older = question.older.map(|older| End { blocks: blocks_for(older.size_bytes), holes: &older_holes });
+        let newer = End { blocks: blocks_for(question.newer_bytes), holes: &newer_holes };
+        let found = self.find_changes(disks, &question, &Ends { older, newer }).await?;
+        ends.into_iter().flatten().try_for_each(|pin| self.refuse_useless(pin))?;
+        Ok(found)
+    }
+
+    async fn find_changes<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        question: &Question<'_>,
+        ends: &Ends<'_>,
+    ) -> Result<Vec<Extent>> {
+        let first_epoch = question.first_epoch(self.restore.target());
+        let mut extents = Extents::new(question.offset_bytes..question.newer_bytes, question.results_max);
+        let blocks = extents.blocks();
+        let mut at = blocks.start;
+        while at < blocks.end && !extents.is_full() {
+            let region = at / REGION_BLOCKS;
+            let (first, end) = (region * REGION_BLOCKS, blocks.end.min((region + 1) * REGION_BLOCKS));
+            let mut bitmaps = Vec::new();
+            if let Some(first_epoch) = first_epoch {
+                let view = self.view_now();
+                // Of the live volume, everything up to the epoch that is active now.
+                let end_epoch = || view.maps.last().expect("the active epoch has a map").epoch().next();
+                let end_epoch = question.newer.map_or_else(end_epoch, |newer| newer.epoch);
+                let is_in_the_way = || self.is_in_the_way(&view);
+                let index = Index { view: &view, pages: &self.cache, bitmaps: &self.bitmaps, is_in_the_way };
+                bitmaps = match index.saved_in(&disks.store, first_epoch..end_epoch, region).await {
+                    Err(error) if error.kind() == ErrorKind::Busy => continue,
+                    result => result?,
+                };
+            }
+            let sources = bitmaps.iter().map(|bits| &**bits);
+            let changed = Union::new(sources, at - first..end - first);
+            extents.add(at..end, changed.map(|range| first + range.start..first + range.end), ends);
+            at = end;
+        }
+        Ok(extents.finish())
+    }
+
+    /// Refuses a point of another volume, and one that broke.
+    fn refuse_useless(&self, pin: &SnapshotPin) -> Result<()> {
+        let pins = self.pins.lock().expect("no holder of this lock panics");
+        let own = pins.get(&pin.epoch).and_then(|pin| pin.upgrade());
+        if !own.is_some_and(|own| std::ptr::eq(&*own, pin)) {
+            return Err(delta::foreign(&pin.name));
+        }
+        if pin.epoch < self.horizon() {
+            return Err(delta::broken(&pin.name));
+        }
+        Ok(())
+    }
+
+    /// A snapshot or bookmark as an end of a delta; it cannot be deleted while anybody has it. Fails with `NotFound` or
+    /// `Broken`.
+    pub async fn delta_point(&self, name: &SnapshotName) -> Result<DeltaPoint> {
+        Ok(DeltaPoint::from(&self.snapshot_handle(name).await?))
+    }
+
+    /// The blocks that were not in use when the epoch was opened.
+    async fn holes_of<D: Disk>(&self, _disks: &Disks<D>, _epoch: Epoch) -> Result<Arc<Holes>> {
+        Ok(Arc::default())
+    }
+
+    /// The blocks that are not in use.
+    fn holes_now(&self) -> Holes {
+        Holes::none()
+    }
+}
