@@ -97,10 +97,11 @@ impl Extents {
         true
     }
 
-    /// The extents of `within`, of which `marked` ranges, ascending and disjoint, have `status`, and the rest none.
+    /// The extents of `within`: `marked` ranges, ascending and disjoint, have the status `inside`, the rest `outside`.
     pub fn of_ranges(
         marked: impl IntoIterator<Item = Range<u64>>,
-        status: u32,
+        inside: u32,
+        outside: u32,
         within: Range<u64>,
         extents_max: usize,
     ) -> Extents {
@@ -108,16 +109,13 @@ impl Extents {
         let mut at = within.start;
         for range in marked {
             let (start, end) = (range.start.clamp(at, within.end), range.end.clamp(at, within.end));
-            if !extents.push(start - at, 0) || !extents.push(end - start, status) {
+            if !extents.push(start - at, outside) || !extents.push(end - start, inside) {
                 return extents;
             }
             at = end;
-            if at == within.end {
-                return extents;
-            }
         }
         // Where it finds no room the client asks again.
-        let _ = extents.push(within.end - at, 0);
+        let _ = extents.push(within.end - at, outside);
         extents
     }
 
@@ -223,7 +221,7 @@ mod tests {
     fn marked_ranges_become_extents_of_what_was_asked_for() {
         let marked = [0..10, 20..30, 30..40, 90..200];
         let of = |within: Range<u64>, extents_max| {
-            let extents = Extents::of_ranges(marked.clone(), 1, within, extents_max).into_vec();
+            let extents = Extents::of_ranges(marked.clone(), 1, 0, within, extents_max).into_vec();
             extents.iter().map(|extent| (extent.length_bytes, extent.status)).collect::<Vec<_>>()
         };
         assert_eq!(of(0..100, 9), [(10, 1), (10, 0), (20, 1), (50, 0), (10, 1)]);

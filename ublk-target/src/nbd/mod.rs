@@ -5,6 +5,7 @@
 //! A connection is greeted (`options.rs`), secured where it must be (`tls.rs`), negotiates (`handshake.rs`), and then
 //! sends requests (`request.rs`, `transmission.rs`) that are answered in the style agreed on (`reply.rs`).
 
+mod block_facts;
 mod buffers;
 mod context;
 mod export;

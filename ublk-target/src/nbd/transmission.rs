@@ -38,8 +38,6 @@ const EXTENTS_MAX: usize = 4096;
 const STATUS_BYTES: u32 = (EXTENTS_MAX * (size_of::<Extent>() + size_of::<LongDescriptor>())) as u32;
 /// Holes shorter than this are sent as the zeroes they are: a chunk costs more.
 const HOLE_BYTES_MIN: u64 = 16 << 10;
-/// Extents that one read looks at; what lies behind the last of them is sent as data.
-const READ_EXTENTS_MAX: usize = 1024;
 const _: () = assert!(CONTEXTS_MAX > 0 && STATUS_BYTES < IN_FLIGHT_BYTES_MAX);
 
 /// What the requests of one connection share.
@@ -207,7 +205,9 @@ impl<E: Export + 'static, WriteHalf: AsyncWrite + Unpin + 'static> Connection<E,
             return whole;
         }
         let (offset_bytes, length_bytes) = (request.offset_bytes, request.length_bytes);
-        let asked = self.export.block_status(Subject::Allocation, offset_bytes, length_bytes, READ_EXTENTS_MAX).await;
+        // What lies behind the last of them is sent as data: as many fit as there can be holes that are worth a chunk.
+        let extents_max = 2 * length / HOLE_BYTES_MIN as usize + 2;
+        let asked = self.export.block_status(Subject::Allocation, offset_bytes, length_bytes, extents_max).await;
         // Where the map cannot be read the data still can, or says best itself why not.
         let Ok(extents) = asked else { return whole };
         let pieces = pieces_of(&extents, length);

@@ -207,6 +207,6 @@ impl Export for MemoryExport {
             Subject::ChangedSince(number) => (&image.changed[number as usize].1, status::DIRTY),
         };
         let within = offset_bytes..offset_bytes + length_bytes;
-        Ok(Extents::of_ranges(marked.iter().cloned(), status, within, extents_max).into_vec())
+        Ok(Extents::of_ranges(marked.iter().cloned(), status, 0, within, extents_max).into_vec())
     }
 }
