@@ -120,6 +120,9 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         tcp_address: tcp_address(config)?,
         tls_credentials: config.tls_creds.clone(),
     })?;
+    if let Some(address) = listeners.tcp_address() {
+        tracing::info!(%address, tls = config.tls_creds.is_some(), "NBD is served over TCP, too");
+    }
     let service = NbdService {
         volume: volume.clone(),
         devices: devices.clone(),
