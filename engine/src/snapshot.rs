@@ -1,11 +1,12 @@
-//! Snapshots: names for the epochs they opened.
+//! Snapshots: names for the epochs they opened; and bookmarks, what a deleted snapshot may leave.
 //!
 //! Invariants:
 //! - A snapshot is whole, or broken with a reason; it never becomes whole again.
 //! - A handle keeps its snapshot from being deleted.
+//! - A bookmark never becomes a snapshot again.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC, TEXT_BYTES_MAX};
+use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC, SNAPSHOT_BOOKMARK, TEXT_BYTES_MAX};
 use crate::sync::Arc;
 use crate::units::Epoch;
 use std::fmt;
@@ -63,6 +64,8 @@ pub struct Snapshot {
     pub consistency: Consistency,
     /// Made by Cairn itself (before a restore).
     pub automatic: bool,
+    /// What it held is gone; what changed since is still known. A bookmark is never read.
+    pub bookmark: bool,
     /// Why it is broken, with a sentence; `None` while it is whole.
     pub broken: Option<(BrokenReason, String)>,
 }
@@ -74,7 +77,7 @@ impl Snapshot {
             epoch: self.epoch,
             created_unix_ms: self.created_unix_ms,
             size_bytes: self.size_bytes,
-            flags: if self.automatic { SNAPSHOT_AUTOMATIC } else { 0 },
+            flags: flag(self.automatic, SNAPSHOT_AUTOMATIC) | flag(self.bookmark, SNAPSHOT_BOOKMARK),
             consistency: self.consistency,
             broken: self.broken.as_ref().map(|(reason, _)| *reason),
             name: self.name.0.clone(),
@@ -91,8 +94,17 @@ impl Snapshot {
             size_bytes: record.size_bytes,
             consistency: record.consistency,
             automatic: record.flags & SNAPSHOT_AUTOMATIC != 0,
+            bookmark: record.is_bookmark(),
             broken: record.broken.map(|reason| (reason, record.reason.clone())),
         }
+    }
+}
+
+fn flag(is_set: bool, flag: u32) -> u32 {
+    if is_set {
+        flag
+    } else {
+        0
     }
 }
 

@@ -5,7 +5,7 @@
 //! - No extent begins before the place that was asked for or ends behind the newer one's end. The last of a full list
 //!   is as long as it gets: the next question begins where it ends.
 
-use super::{Extent, ExtentKind};
+use super::{Extent, ExtentKind, REGION_BLOCKS};
 use crate::holes::Holes;
 use crate::units::{blocks_for, BlockIndex, BLOCK_BYTES};
 use std::ops::Range;
@@ -29,23 +29,25 @@ pub(crate) struct Extents {
     results_max: usize,
     start_bytes: u64,
     end_bytes: u64,
+    /// The first block that was not looked at yet.
+    next_block: BlockIndex,
     is_full: bool,
 }
 
 impl Extents {
     /// At most `results_max` extents between two places of the newer one.
     pub(crate) fn new(bytes: Range<u64>, results_max: usize) -> Extents {
-        Extents { found: Vec::new(), results_max, start_bytes: bytes.start, end_bytes: bytes.end, is_full: false }
+        let Range { start: start_bytes, end: end_bytes } = bytes;
+        let next_block = start_bytes / BLOCK_BYTES as u64;
+        Extents { found: Vec::new(), results_max, start_bytes, end_bytes, next_block, is_full: false }
     }
 
-    /// The blocks that it is about and that were not looked at yet.
-    pub(crate) fn blocks(&self) -> Range<BlockIndex> {
-        self.start_bytes / BLOCK_BYTES as u64..blocks_for(self.end_bytes)
-    }
-
-    /// Another extent was found than there is room for.
-    pub(crate) fn is_full(&self) -> bool {
-        self.is_full
+    /// The blocks to look at next, all of one region; none when everything was looked at, or another extent was found
+    /// than there is room for.
+    pub(crate) fn next_region(&self) -> Option<Range<BlockIndex>> {
+        let region_end = (self.next_block / REGION_BLOCKS + 1) * REGION_BLOCKS;
+        let blocks = self.next_block..region_end.min(blocks_for(self.end_bytes));
+        (!blocks.is_empty() && !self.is_full).then_some(blocks)
     }
 
     /// What was found.
@@ -69,7 +71,7 @@ impl Extents {
         }
     }
 
-    /// Adds the blocks of `range`: `changed` are those of it that were saved, as ascending ranges.
+    /// Adds the blocks of `range`, which are the next: `changed` are those that were saved, as ascending ranges.
     pub(crate) fn add(
         &mut self,
         range: Range<BlockIndex>,
@@ -98,6 +100,7 @@ impl Extents {
             }
             at = until;
         }
+        self.next_block = range.end;
     }
 }
 
@@ -184,12 +187,12 @@ mod tests {
         let ends = Ends { older: Some(End { blocks: 100, holes: &none }), newer: End { blocks: 100, holes: &none } };
         let mut extents = Extents::new(0..100 * BLOCK, 1);
         extents.add(0..50, [10..12, 12..20, 49..50].into_iter(), &ends);
-        assert!(extents.is_full());
+        assert!(extents.is_full && extents.next_region().is_none());
         assert_eq!(extents.finish(), [data(10..20)]);
         let mut extents = Extents::new(0..100 * BLOCK, 1);
         extents.add(0..50, std::iter::once(49..50), &ends);
         extents.add(50..100, std::iter::once(50..60), &ends);
-        assert!(!extents.is_full());
+        assert!(!extents.is_full);
         assert_eq!(extents.finish(), [data(49..60)]);
     }
 }

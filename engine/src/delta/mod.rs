@@ -119,6 +119,7 @@ impl<'a> Question<'a> {
     /// shows its target (epoch `restoring`) where it has not been yet.
     pub(crate) fn first_epoch(&self, restoring: Option<Epoch>) -> Option<Epoch> {
         let older = self.older?.epoch;
+        let older = planted!("delta-begins-too-late", older.next(), older);
         Some(restoring.filter(|_| self.newer.is_none()).map_or(older, |target| target.min(older)))
     }
 }

@@ -5,8 +5,9 @@
 //! - Merged bitmaps speak only of epochs older than every map: nothing is saved in those any more.
 //! - Whatever merged bitmaps are missing for a region is made in one pass over the runs' entries there.
 
-use super::bits::{Bits, BitsBuilder, REGION_BLOCKS};
+use super::bits::{Bits, BitsBuilder, Union, REGION_BLOCKS};
 use super::cache::{BitmapCache, BitmapKey};
+use super::extents::{Ends, Extents};
 use super::intervals::{aligned, halves};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,14 +30,30 @@ pub(crate) struct Index<'a, G> {
 }
 
 impl<G: Fn() -> bool> Index<'_, G> {
-    /// Bitmaps whose union is what was saved in `epochs` in a region. Fails with `Busy` where the view is in the way:
-    /// then the caller starts again with the view as it is now.
-    pub(crate) async fn saved_in<D: Disk>(
+    /// Adds what changed in a range of blocks of one region: what was saved in `epochs`, if there is an older end. Fails
+    /// with `Busy` as `saved_in` does, before anything is added.
+    pub(crate) async fn add_changes<D: Disk>(
         &self,
         store: &D,
-        epochs: Range<Epoch>,
-        region: u64,
-    ) -> Result<Vec<Arc<Bits>>> {
+        epochs: Option<Range<Epoch>>,
+        blocks: Range<BlockIndex>,
+        ends: &Ends<'_>,
+        extents: &mut Extents,
+    ) -> Result<()> {
+        let region = blocks.start / REGION_BLOCKS;
+        let bitmaps = match epochs {
+            Some(epochs) => self.saved_in(store, epochs, region).await?,
+            None => Vec::new(),
+        };
+        let first = region_blocks(region).start;
+        let changed = Union::new(bitmaps.iter().map(|bits| &**bits), blocks.start - first..blocks.end - first);
+        extents.add(blocks, changed.map(|range| first + range.start..first + range.end), ends);
+        Ok(())
+    }
+
+    /// Bitmaps whose union is what was saved in `epochs` in a region. Fails with `Busy` where the view is in the way:
+    /// then the caller starts again with the view as it is now.
+    async fn saved_in<D: Disk>(&self, store: &D, epochs: Range<Epoch>, region: u64) -> Result<Vec<Arc<Bits>>> {
         let settled_end = self.view.maps.first().map_or(epochs.end, |map| map.epoch()).min(epochs.end);
         let mut bitmaps = self.settled(store, epochs.start..settled_end.max(epochs.start), region).await?;
         let rest = epochs.start.max(settled_end)..epochs.end;
@@ -57,6 +74,7 @@ impl<G: Fn() -> bool> Index<'_, G> {
                 }
             });
         }
+        planted!("delta-forgets-the-maps", return Ok(bitmaps));
         bitmaps.push(Arc::new(self.in_maps(rest, region)));
         Ok(bitmaps)
     }
@@ -90,7 +108,7 @@ impl<G: Fn() -> bool> Index<'_, G> {
         let (first, second) = (self.bitmaps.get(&key(&first))?, self.bitmaps.get(&key(&second))?);
         let mut both = BitsBuilder::new();
         both.insert_all(&first);
-        both.insert_all(&second);
+        planted!("delta-joins-one-half", (), both.insert_all(&second));
         let both = Arc::new(both.finish());
         self.bitmaps.insert(key(interval), both.clone());
         Some(both)
@@ -143,6 +161,6 @@ impl<G: Fn() -> bool> Index<'_, G> {
 }
 
 /// The blocks of a region.
-pub(crate) fn region_blocks(region: u64) -> Range<BlockIndex> {
+fn region_blocks(region: u64) -> Range<BlockIndex> {
     region * REGION_BLOCKS..(region + 1) * REGION_BLOCKS
 }

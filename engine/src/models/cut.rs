@@ -6,7 +6,7 @@
 use super::{block_on, explore, Place};
 use crate::deadline::Deadline;
 use crate::entry::Entry;
-use crate::epoch::{ActiveEpoch, EpochState};
+use crate::epoch::{ActiveEpoch, EpochState, Keeping};
 use crate::gate::Gate;
 use crate::units::Epoch;
 use ::loom::thread;
@@ -54,7 +54,8 @@ impl Model {
     /// The first epoch saves nothing unless `first_saves`; the second one does.
     fn new(first_saves: bool) -> Arc<Model> {
         let epochs = [(FIRST, first_saves), (SECOND, true)]
-            .map(|(number, saving)| Arc::new(EpochState::new(number, BLOCKS, saving, 2)));
+            .map(|(number, saves)| (number, if saves { Keeping::Images } else { Keeping::Nothing }))
+            .map(|(number, keeping)| Arc::new(EpochState::new(number, BLOCKS, keeping, 2)));
         let active = ActiveEpoch::new(epochs[0].clone());
         let origin = [Place::new(0), Place::new(0)];
         Arc::new(Model { gate: Gate::new(2), active, epochs, origin })

@@ -7,7 +7,7 @@ use super::cut::{append, entry, FIRST, SECOND};
 use super::{block_on, explore};
 use crate::catalog::memory_disk::MemoryDisk;
 use crate::deadline::Deadline;
-use crate::epoch::{ActiveEpoch, EpochState};
+use crate::epoch::{ActiveEpoch, EpochState, Keeping};
 use crate::gate::Gate;
 use crate::run::PageCache;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,7 @@ struct Model {
 
 impl Model {
     fn new() -> Arc<Model> {
-        let epochs = [FIRST, SECOND].map(|number| Arc::new(EpochState::new(number, 1, true, 1)));
+        let epochs = [FIRST, SECOND].map(|number| Arc::new(EpochState::new(number, 1, Keeping::Images, 1)));
         Arc::new(Model {
             gate: Gate::new(1),
             active: ActiveEpoch::new(epochs[0].clone()),

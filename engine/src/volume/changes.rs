@@ -5,7 +5,7 @@
 //! - An answer counts only if both ends are whole after it was found.
 
 use super::Volume;
-use crate::delta::{self, DeltaPoint, End, Ends, Extent, Extents, Index, Question, Union, REGION_BLOCKS};
+use crate::delta::{self, DeltaPoint, End, Ends, Extent, Extents, Index, Question};
 use crate::disk::{Disk, Disks};
 use crate::error::{ErrorKind, Result};
 use crate::holes::Holes;
@@ -53,28 +53,18 @@ impl Volume {
     ) -> Result<Vec<Extent>> {
         let first_epoch = question.first_epoch(self.restore.target());
         let mut extents = Extents::new(question.offset_bytes..question.newer_bytes, question.results_max);
-        let blocks = extents.blocks();
-        let mut at = blocks.start;
-        while at < blocks.end && !extents.is_full() {
-            let region = at / REGION_BLOCKS;
-            let (first, end) = (region * REGION_BLOCKS, blocks.end.min((region + 1) * REGION_BLOCKS));
-            let mut bitmaps = Vec::new();
-            if let Some(first_epoch) = first_epoch {
-                let view = self.view_now();
-                // Of the live volume, everything up to the epoch that is active now.
-                let end_epoch = || view.maps.last().expect("the active epoch has a map").epoch().next();
-                let end_epoch = question.newer.map_or_else(end_epoch, |newer| newer.epoch);
-                let is_in_the_way = || self.is_in_the_way(&view);
-                let index = Index { view: &view, pages: &self.cache, bitmaps: &self.bitmaps, is_in_the_way };
-                bitmaps = match index.saved_in(&disks.store, first_epoch..end_epoch, region).await {
-                    Err(error) if error.kind() == ErrorKind::Busy => continue,
-                    result => result?,
-                };
+        while let Some(blocks) = extents.next_region() {
+            let view = self.view_now();
+            // Of the live volume, everything up to the epoch that is active now.
+            let end_of_maps = || view.maps.last().expect("the active epoch has a map").epoch().next();
+            let end_epoch = question.newer.map_or_else(end_of_maps, |newer| newer.epoch);
+            let epochs = first_epoch.map(|first| first..end_epoch);
+            let is_in_the_way = || self.is_in_the_way(&view);
+            let index = Index { view: &view, pages: &self.cache, bitmaps: &self.bitmaps, is_in_the_way };
+            match index.add_changes(&disks.store, epochs, blocks, ends, &mut extents).await {
+                Err(error) if error.kind() == ErrorKind::Busy => continue,
+                result => result?,
             }
-            let sources = bitmaps.iter().map(|bits| &**bits);
-            let changed = Union::new(sources, at - first..end - first);
-            extents.add(at..end, changed.map(|range| first + range.start..first + range.end), ends);
-            at = end;
         }
         Ok(extents.finish())
     }
@@ -86,7 +76,7 @@ impl Volume {
         if !own.is_some_and(|own| std::ptr::eq(&*own, pin)) {
             return Err(delta::foreign(&pin.name));
         }
-        if pin.epoch < self.horizon() {
+        if pin.epoch < self.mark_horizon() {
             return Err(delta::broken(&pin.name));
         }
         Ok(())
@@ -95,7 +85,9 @@ impl Volume {
     /// A snapshot or bookmark as an end of a delta; it cannot be deleted while anybody has it. Fails with `NotFound` or
     /// `Broken`.
     pub async fn delta_point(&self, name: &SnapshotName) -> Result<DeltaPoint> {
-        Ok(DeltaPoint::from(&self.snapshot_handle(name).await?))
+        let ledger = self.ledger.lock().await;
+        let snapshot = ledger.snapshot(name)?;
+        Ok(DeltaPoint { pin: Some(self.pin(&snapshot)?) })
     }
 
     /// The blocks that were not in use when the epoch was opened.

@@ -12,6 +12,7 @@ use super::Volume;
 use crate::catalog::SNAPSHOTS_MAX;
 use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
+use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
@@ -71,7 +72,7 @@ impl Volume {
         self.flush_origin(disks).await?;
         let mut ledger = deadline.bound(self.ledger.lock()).await.ok_or_else(timed_out)?;
         refuse_duplicate(&ledger, name)?;
-        let next = self.prepare_epoch(self.size_blocks(), true);
+        let next = self.prepare_epoch(self.size_blocks(), Keeping::Images);
         let snapshot = Snapshot {
             name: name.clone(),
             epoch: next.number,
@@ -79,6 +80,7 @@ impl Volume {
             size_bytes: self.size_bytes(),
             consistency: options.consistency,
             automatic,
+            bookmark: false,
             broken: None,
         };
         let items = [
@@ -106,9 +108,7 @@ impl Volume {
             ledger.in_memory(&items);
         }
         self.switch_epoch(&mut ledger, next);
-        if self.horizon() > snapshot.epoch {
-            self.set_horizon(snapshot.epoch);
-        }
+        self.set_horizons(&ledger);
         self.release_writes();
         result?;
         self.stats.cuts.add(1);

@@ -12,7 +12,7 @@ use crate::entry::{Entry, UNREADABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum;
 use crate::lane::invalid;
-use crate::snapshot::{SnapshotHandle, SnapshotPin};
+use crate::snapshot::{Snapshot, SnapshotHandle, SnapshotPin};
 use crate::sync::Arc;
 use crate::units::{blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use std::ops::Range;
@@ -33,9 +33,10 @@ impl Volume {
             return Err(invalid("read snapshot", message));
         }
         self.refuse_broken(&snapshot.pin)?;
-        self.read_as_of(disks, snapshot.pin.epoch, offset_bytes, buffer).await?;
+        let result = self.read_as_of(disks, snapshot.pin.epoch, offset_bytes, buffer).await;
         // A snapshot that broke while it was being read may have given wrong bytes.
-        self.refuse_broken(&snapshot.pin)
+        self.refuse_broken(&snapshot.pin)?;
+        result
     }
 
     fn refuse_broken(&self, pin: &SnapshotPin) -> Result<()> {
@@ -126,7 +127,10 @@ impl Volume {
             let mut end = slot + 1;
             let follows = |end: usize| {
                 found.get(end).copied().flatten().is_some_and(|next| {
-                    !read[end] && next.address != UNREADABLE && next.address == entry.address + (end - slot) as u64
+                    !read[end]
+                        && next.address != UNREADABLE
+                        && !next.is_mark()
+                        && next.address == entry.address + (end - slot) as u64
                 })
             };
             while entry.address != UNREADABLE && follows(end) {
@@ -145,6 +149,10 @@ impl Volume {
     }
 
     async fn read_images<D: Disk>(&self, disks: &Disks<D>, first: Entry, images: &mut [u8]) -> Result<()> {
+        if first.is_mark() {
+            let message = format!("block {} was overwritten and its content not kept; run `cairn check`", first.block);
+            return Err(Error::new(ErrorKind::Corrupt, "read snapshot", "store").saying(message));
+        }
         if first.address == UNREADABLE {
             let message = "the block could not be read from the disk when it was about to be overwritten";
             let offset = first.block * BLOCK_BYTES as u64;
@@ -184,19 +192,30 @@ impl Volume {
     pub async fn snapshot_handle(&self, name: &crate::snapshot::SnapshotName) -> Result<SnapshotHandle> {
         let ledger = self.ledger.lock().await;
         let snapshot = ledger.snapshot(name)?;
+        if snapshot.bookmark {
+            let message =
+                format!("{name} is a bookmark: what the snapshot held is gone, only what changed since is known");
+            return Err(Error::new(ErrorKind::NotFound, "open snapshot", "volume").saying(message));
+        }
+        Ok(SnapshotHandle { pin: self.pin(&snapshot)? })
+    }
+
+    /// Keeps a snapshot or bookmark from being deleted; whoever asks has the ledger. Fails with `Broken`.
+    pub(super) fn pin(&self, snapshot: &Snapshot) -> Result<Arc<SnapshotPin>> {
+        let name = &snapshot.name;
         if let Some((_, reason)) = &snapshot.broken {
             let message = format!("snapshot {name} is broken: {reason}");
             return Err(Error::new(ErrorKind::Broken, "open snapshot", "store").saying(message));
         }
         let mut pins = self.pins.lock().expect("no holder of this lock panics");
         if let Some(pin) = pins.get(&snapshot.epoch).and_then(|pin| pin.upgrade()) {
-            return Ok(SnapshotHandle { pin });
+            return Ok(pin);
         }
         let pin = SnapshotPin { epoch: snapshot.epoch, size_bytes: snapshot.size_bytes, name: name.clone() };
         let pin = Arc::new(pin);
         pins.retain(|_, pin| pin.strong_count() > 0);
         pins.insert(snapshot.epoch, Arc::downgrade(&pin));
-        Ok(SnapshotHandle { pin })
+        Ok(pin)
     }
 }
 

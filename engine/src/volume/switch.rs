@@ -8,14 +8,14 @@ use super::ledger::Ledger;
 use super::seal::Frozen;
 use super::Volume;
 use crate::deadline::Deadline;
-use crate::epoch::EpochState;
+use crate::epoch::{EpochState, Keeping};
 use crate::sync::Arc;
 
 impl Volume {
     /// A new epoch that follows the active one, for a volume of `blocks` blocks. Made before the gate is closed.
-    pub(crate) fn prepare_epoch(&self, blocks: u64, saving: bool) -> Arc<EpochState> {
+    pub(crate) fn prepare_epoch(&self, blocks: u64, keeping: Keeping) -> Arc<EpochState> {
         let number = self.active_epoch().number.next();
-        Arc::new(EpochState::new(number, blocks, saving, self.lane_count()))
+        Arc::new(EpochState::new(number, blocks, keeping, self.lane_count()))
     }
 
     /// Makes `next` the active epoch. The gate is closed and drained.
