@@ -110,7 +110,8 @@ impl Target {
     async fn ask(&self, path: &str) -> Result<(StatusCode, Bytes), Status> {
         let stream = connect(&self.socket).await?;
         let lost = |error: hyper::Error| Status::unavailable(format!("the volume's target went away: {error}"));
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let request = Request::get(path).header("host", "cairn").body(Empty::<Bytes>::new());
         let request = request.expect("names need no escaping");
         let exchange = async {

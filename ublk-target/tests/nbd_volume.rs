@@ -238,3 +238,29 @@ fn an_older_snapshot_stays_for_the_client_that_asked_about_it() {
     wait_until("the session ends", || server.sessions.count("vol@three") == 1);
     wait_until("it can be deleted", || server.order(Order::Delete("one")).is_ok());
 }
+
+#[test]
+fn what_changed_since_a_bookmark_is_told_and_the_bookmark_is_no_export() {
+    let server = VolumeServer::start(SIZE, true);
+    let mut volume = Client::open(&server.socket, "vol");
+    let write = |volume: &mut Client, block: u64| assert_eq!(volume.write(0, block * 4096, &[7; 4096]), 0);
+    server.order(Order::Snapshot("one")).expect("taken");
+    write(&mut volume, 3);
+    server.order(Order::Snapshot("two")).expect("taken");
+    write(&mut volume, 5);
+    server.order(Order::Bookmark("one")).expect("made");
+    server.order(Order::Bookmark("two")).expect("made");
+    write(&mut volume, 9);
+    write(&mut volume, 5);
+    server.order(Order::Snapshot("three")).expect("taken");
+    write(&mut volume, 11);
+    for (context, expected) in [
+        ("qemu:dirty-bitmap:since-one", BTreeSet::from([3, 5, 9])),
+        ("cairn:changed:two..three", BTreeSet::from([5, 9])),
+    ] {
+        let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, "vol@three", &[context]);
+        assert_eq!(dirty(&mut client), expected, "{context}");
+    }
+    assert_eq!(opened(&server, "vol@one"), None, "a bookmark is never read");
+    assert!(opened(&server, "vol@three").is_some());
+}

@@ -1,8 +1,8 @@
 //! What the engine's deltas say about the blocks of one export, as extents of the protocol.
 //!
 //! Invariants:
-//! - An older snapshot is known by the number of its epoch, which no other ever gets. Once a client has asked about it,
-//!   it stays until the client leaves.
+//! - An older snapshot or bookmark is known by the number of its epoch, which no other ever gets. Once a client has
+//!   asked about it, it stays until the client leaves.
 //! - Behind the last change that was found nothing is said, unless there are no more.
 
 use super::context::{status, Context, Extent, Extents, Subject};
@@ -32,15 +32,15 @@ impl<D: Disk> BlockFacts<D> {
         BlockFacts { volume, disks, point, older: RefCell::default() }
     }
 
-    /// Allocation, and of a snapshot its changes since each older one that is whole.
+    /// Allocation, and of a snapshot its changes since each older one, and each older bookmark, that is whole.
     pub async fn contexts(&self) -> Vec<Context> {
         let mut contexts = vec![Context::allocation()];
         let Some(own_name) = self.point.name() else { return contexts };
-        let snapshots = self.volume.snapshots().await;
-        let own = snapshots.iter().find(|snapshot| snapshot.name == *own_name);
+        let points = self.points().await;
+        let own = points.iter().find(|point| point.name == *own_name);
         let own_epoch = own.expect("a snapshot that is open exists").epoch;
-        let is_older = |snapshot: &&Snapshot| snapshot.epoch < own_epoch && snapshot.broken.is_none();
-        for older in snapshots.iter().filter(is_older) {
+        let is_older = |point: &&Snapshot| point.epoch < own_epoch && point.broken.is_none();
+        for older in points.iter().filter(is_older) {
             contexts.extend(Context::changed(older.name.as_str(), older.epoch.0, own_name.as_str()));
         }
         contexts
@@ -71,19 +71,29 @@ impl<D: Disk> BlockFacts<D> {
         }
     }
 
+    /// Snapshots and bookmarks, oldest first.
+    async fn points(&self) -> Vec<Snapshot> {
+        let mut points = self.volume.snapshots().await;
+        points.extend(self.volume.bookmarks().await);
+        points.sort_by_key(|point| point.epoch);
+        // A snapshot may become a bookmark between the two questions.
+        points.dedup_by_key(|point| point.epoch);
+        points
+    }
+
     async fn older(&self, number: u64) -> Result<DeltaPoint> {
         if let Some(older) = self.older.borrow().get(&number) {
             return Ok(older.clone());
         }
-        let named = |snapshots: Vec<Snapshot>| snapshots.into_iter().find(|snapshot| snapshot.epoch.0 == number);
+        let numbered = |points: Vec<Snapshot>| points.into_iter().find(|point| point.epoch.0 == number);
         let gone = || {
             let error = Error::new(ErrorKind::NotFound, "compare snapshots", format!("epoch {number}"));
             error.saying("the older snapshot was deleted")
         };
-        let name = named(self.volume.snapshots().await).ok_or_else(gone)?.name;
+        let name = numbered(self.points().await).ok_or_else(gone)?.name;
         let older = self.volume.delta_point(&name).await?;
         // Only now it cannot be deleted: the name may have come to mean another in between.
-        if named(self.volume.snapshots().await).is_none_or(|snapshot| snapshot.name != name) {
+        if numbered(self.points().await).is_none_or(|point| point.name != name) {
             return Err(gone());
         }
         self.older.borrow_mut().insert(number, older.clone());

@@ -115,6 +115,7 @@ async fn open_volume(disks: &Disks<MemoryDisk>) -> Arc<Volume> {
 pub enum Order {
     Snapshot(&'static str),
     Delete(&'static str),
+    Bookmark(&'static str),
 }
 
 /// A volume `vol` served over NBD on a thread of its own.
@@ -172,6 +173,7 @@ async fn obey(volume: &Arc<Volume>, disks: &Disks<MemoryDisk>, order: Order) -> 
             volume.snapshot(disks, &name, options, &Deadline::new()).await.map(drop)
         }
         Order::Delete(name) => volume.delete(disks, &SnapshotName::new(name)?).await,
+        Order::Bookmark(name) => volume.bookmark(disks, &SnapshotName::new(name)?).await.map(drop),
     }
 }
 
