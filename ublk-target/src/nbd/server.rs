@@ -1,7 +1,8 @@
 //! Listening: sockets, connections and their limits, and a stop that loses nothing.
 //!
 //! Invariants:
-//! - At most [`CONNECTIONS_MAX`] clients; one more is turned away at once.
+//! - At most [`CONNECTIONS_MAX`] clients of either socket; one more is turned away at once. Nobody who only reaches the
+//!   TCP port can keep the clients of the Unix socket out.
 //! - A client that does not finish its handshake within [`HANDSHAKE_TIMEOUT`] is turned away.
 //! - TCP without TLS is bound to the loopback interface or not at all; where there is TLS, every TCP client needs it.
 //! - A stop accepts nothing more, finishes what is in flight, and only then returns.
@@ -29,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::{timeout_at, Instant};
 
-/// Clients at a time.
+/// Clients of one socket at a time.
 pub const CONNECTIONS_MAX: u32 = 16;
 /// How long a client may take to choose an export.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,7 +105,8 @@ struct Server<S> {
     source: Rc<S>,
     sessions: Sessions,
     pool: BufferPool,
-    connections: Arc<Semaphore>,
+    unix_clients: Arc<Semaphore>,
+    tcp_clients: Arc<Semaphore>,
     /// What TCP clients need.
     tls: Option<TlsCredentials>,
     stop: Stop,
@@ -117,9 +119,7 @@ pub async fn serve<S: ExportSource + 'static>(
     sessions: Sessions,
     stop: Stop,
 ) -> Result<()> {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
-    let tls = listeners.tls;
-    let server = Rc::new(Server { source, sessions, pool: BufferPool::default(), connections, tls, stop });
+    let server = Rc::new(Server::new(source, sessions, listeners.tls, stop));
     let failed = |error| Error::new(ErrorKind::Io, "listen", "NBD").caused_by(Box::new(error));
     let unix = match listeners.unix {
         Some(private) => {
@@ -130,8 +130,10 @@ pub async fn serve<S: ExportSource + 'static>(
     };
     let tcp = listeners.tcp.map(TcpListener::from_std).transpose().map_err(failed)?;
     tokio::join!(server.clone().accept_unix(unix), server.clone().accept_tcp(tcp));
-    let all = server.connections.acquire_many(CONNECTIONS_MAX).await;
-    drop(all.expect("the semaphore is never closed"));
+    for clients in [&server.unix_clients, &server.tcp_clients] {
+        let all = clients.acquire_many(CONNECTIONS_MAX).await;
+        drop(all.expect("the semaphore is never closed"));
+    }
     Ok(())
 }
 
@@ -143,11 +145,16 @@ pub async fn serve_stream<S: ExportSource + 'static>(
     sessions: Sessions,
     stop: Stop,
 ) -> io::Result<()> {
-    let connections = Arc::new(Semaphore::new(1));
-    Server { source, sessions, pool: BufferPool::default(), connections, tls: None, stop }.converse(stream, None).await
+    Server::new(source, sessions, None, stop).converse(stream, None).await
 }
 
 impl<S: ExportSource + 'static> Server<S> {
+    fn new(source: Rc<S>, sessions: Sessions, tls: Option<TlsCredentials>, stop: Stop) -> Server<S> {
+        let clients = || Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+        let (unix_clients, tcp_clients) = (clients(), clients());
+        Server { source, sessions, pool: BufferPool::default(), unix_clients, tcp_clients, tls, stop }
+    }
+
     async fn accept_unix(self: Rc<Self>, listener: Option<(UnixListener, SocketName)>) {
         let Some((listener, _name)) = listener else { return };
         loop {
@@ -156,7 +163,7 @@ impl<S: ExportSource + 'static> Server<S> {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => self.start(stream, None),
+                Ok((stream, _)) => self.start(&self.unix_clients, stream, None),
                 Err(error) => accept_failed(&error).await,
             }
         }
@@ -173,7 +180,7 @@ impl<S: ExportSource + 'static> Server<S> {
                 Ok((stream, _)) => {
                     // Without it replies wait for acknowledgements of earlier ones; it is only speed.
                     let _ = stream.set_nodelay(true);
-                    self.start(stream, self.tls.clone());
+                    self.start(&self.tcp_clients, stream, self.tls.clone());
                 }
                 Err(error) => accept_failed(&error).await,
             }
@@ -181,8 +188,13 @@ impl<S: ExportSource + 'static> Server<S> {
     }
 
     /// Serves the client in a task of its own, where there is room for it.
-    fn start(self: &Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, tls: Option<TlsCredentials>) {
-        match self.connections.clone().try_acquire_owned() {
+    fn start(
+        self: &Rc<Self>,
+        clients: &Arc<Semaphore>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        tls: Option<TlsCredentials>,
+    ) {
+        match clients.clone().try_acquire_owned() {
             Ok(permit) => drop(spawn_local(self.clone().connection(stream, tls, permit))),
             Err(_) => tracing::warn!("an NBD client was turned away: there are {CONNECTIONS_MAX} already"),
         }
