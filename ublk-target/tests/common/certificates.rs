@@ -1,5 +1,7 @@
 //! An authority, and certificates that it, or another, signed; in the files that NBD tools look for.
 
+#![allow(dead_code)] // Every test program uses a part of it.
+
 use rcgen::{
     date_time_ymd, BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
