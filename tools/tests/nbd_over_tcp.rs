@@ -1,4 +1,4 @@
-//! `cairn attach --nbd-listen --tls-creds`: what is served over TCP, to whom, and what is refused before anything is served.
+//! `cairn attach --nbd-listen --tls-creds`: what is served over TCP, to whom, and what is refused before anything is.
 
 #[path = "../../ublk-target/tests/common/certificates.rs"]
 mod certificates;

@@ -41,8 +41,8 @@ pub trait Export {
         vec![Context::allocation()]
     }
     /// What `subject`, one of its contexts', says from `offset_bytes` on: at least one extent, at most `extents_max`,
-    /// none empty, their lengths multiples of `sector_bytes` that add up to at most `length_bytes`. An export that knows
-    /// nothing better says that everything is in use.
+    /// none empty, their lengths multiples of `sector_bytes` that add up to at most `length_bytes`. An export that
+    /// knows nothing better says that everything is in use.
     async fn block_status(
         &self,
         subject: Subject,

@@ -35,7 +35,7 @@ pub(super) struct Agreed {
     pub contexts: Vec<(u32, Context)>,
 }
 
-/// What a client whose negotiation ends did last.
+/// What an option leads to.
 enum Step<E> {
     Continues,
     Leaves,

@@ -1,7 +1,8 @@
 //! The channel on which client and server negotiate: a greeting, then options and replies to them.
 //!
 //! Invariants:
-//! - What a client sends is bounded: [`OPTION_BYTES_MAX`] an option, [`OPTIONS_MAX`] options; the caller bounds the time.
+//! - What a client sends is bounded: [`OPTION_BYTES_MAX`] an option, [`OPTIONS_MAX`] options; the caller bounds the
+//!   time.
 //! - Nothing is read beyond the option that was asked for, unless the reader itself reads ahead.
 
 use super::wire::{self, option_reply, OptionHeader, OptionReplyHeader};

@@ -70,7 +70,8 @@ impl Request {
         })
     }
 
-    /// Any command may bring a payload here. A write that does not say so has one all the same: clients forget the flag.
+    /// Any command may bring a payload here. A write that does not say so has one all the same: clients forget the
+    /// flag.
     async fn read_extended(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Request> {
         let mut header = ExtendedRequestHeader::new_zeroed();
         reader.read_exact(header.as_mut_bytes()).await?;

@@ -60,8 +60,8 @@ impl TlsCredentials {
         Ok(TlsCredentials { config: Arc::new(config) })
     }
 
-    /// Serves a client that was greeted until it asks for TLS, and upgrades the connection. `None`: the client went away
-    /// in good order.
+    /// Serves a client that was greeted until it asks for TLS, and upgrades the connection. `None`: the client went
+    /// away in good order.
     pub(super) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         mut stream: S,
