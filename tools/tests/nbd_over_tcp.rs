@@ -64,10 +64,11 @@ fn with_credentials_tcp_is_for_those_who_have_a_certificate_and_so_it_is_with_a_
         assert!(!nbdinfo(address, &credentials.of("nobody")));
     }
     volume.fill(7);
-    kill(volume.worker().expect("it runs"));
-    wait_until("a successor listens", || TcpStream::connect(address).is_ok());
+    let killed = volume.worker().expect("it runs");
+    kill(killed);
+    wait_until("a successor runs", || volume.worker().is_some_and(|worker| worker != killed));
+    wait_until("it serves", || place.cairn(&["show", "v"]).code == 0);
     assert_eq!(reply_in_the_clear(address), ERR_TLS_REQD);
-    wait_until("the successor serves", || place.cairn(&["show", "v"]).code == 0);
     assert!(volume.holds("v", 7));
     volume.detach();
 }
