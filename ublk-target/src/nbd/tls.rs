@@ -9,7 +9,7 @@ use super::options::{read_option, reply, violation, OPTIONS_MAX};
 use super::wire::{option, option_reply};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{split, AsyncRead, AsyncWrite};
 use tokio_rustls::rustls::crypto::ring;
@@ -94,7 +94,7 @@ async fn upgrade_is_asked(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) ->
     Err(violation("the client sent too many options"))
 }
 
-fn load_authorities(path: &PathBuf) -> Result<RootCertStore> {
+fn load_authorities(path: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in load_all::<CertificateDer>(path)? {
         roots.add(certificate).map_err(|cause| unusable(path, cause))?;
