@@ -10,6 +10,7 @@
 //! the sealer then reads the count. One of the two must see the other, which only sequential consistency gives for a
 //! store followed by a load elsewhere. The models are in `models/cut.rs`.
 
+use crate::in_use::InUseMap;
 use crate::needed::NeededMap;
 use crate::saved::SavedMap;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -22,6 +23,8 @@ pub struct EpochState {
     pub number: Epoch,
     /// What has to be saved in it.
     pub needed: NeededMap,
+    /// What is in use at all.
+    pub in_use: Arc<InUseMap>,
     /// Where new entries go.
     pub saved: RwLock<Arc<SavedMap>>,
     records_in_flight: AtomicU32,
@@ -30,9 +33,10 @@ pub struct EpochState {
 
 impl EpochState {
     /// An epoch of a volume of `blocks` blocks with `lanes` lanes. `saving`: some snapshot is whole.
-    pub fn new(number: Epoch, blocks: u64, saving: bool, lanes: u16) -> EpochState {
+    pub fn new(number: Epoch, blocks: u64, saving: bool, lanes: u16, in_use: InUseMap) -> EpochState {
         EpochState {
             number,
+            in_use: Arc::new(in_use),
             needed: NeededMap::new(blocks, saving),
             saved: RwLock::new(Arc::new(SavedMap::new(number))),
             records_in_flight: AtomicU32::new(0),

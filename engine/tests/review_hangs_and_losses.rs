@@ -258,7 +258,7 @@ fn fill_with_reader(turns: u32) -> Vec<String> {
         }
     }
     let youngest = block_on(rig.volume.snapshots()).last().expect("one").name.clone();
-    let handle = block_on(rig.volume.snapshot_handle(&youngest)).expect("whole");
+    let handle = block_on(rig.volume.snapshot_handle(&rig.disks, &youngest)).expect("whole");
     rig.snapshot("last").expect("cut");
     let mut scheduler = Scheduler::new(1);
     scheduler.drive(&rig.disks.origin);

@@ -50,6 +50,7 @@ pub fn create(
     sample_key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
     let store_id = Uuid::new_v4();
     let options = CreateOptions {
+        granule_blocks: 1,
         store_id: store_id.into_bytes(),
         volume_id: Uuid::new_v4().into_bytes(),
         sample_key,

@@ -8,6 +8,7 @@ use crate::deadline::Deadline;
 use crate::entry::Entry;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::gate::Gate;
+use crate::in_use::InUseMap;
 use crate::units::Epoch;
 use ::loom::thread;
 use std::sync::Arc;
@@ -53,8 +54,9 @@ pub(super) fn append(active: &ActiveEpoch, epoch: &EpochState, entry: &Entry) ->
 impl Model {
     /// The first epoch saves nothing unless `first_saves`; the second one does.
     fn new(first_saves: bool) -> Arc<Model> {
-        let epochs = [(FIRST, first_saves), (SECOND, true)]
-            .map(|(number, saving)| Arc::new(EpochState::new(number, BLOCKS, saving, 2)));
+        let epochs = [(FIRST, first_saves), (SECOND, true)].map(|(number, saving)| {
+            Arc::new(EpochState::new(number, BLOCKS, saving, 2, InUseMap::all_in_use(BLOCKS, 0)))
+        });
         let active = ActiveEpoch::new(epochs[0].clone());
         let origin = [Place::new(0), Place::new(0)];
         Arc::new(Model { gate: Gate::new(2), active, epochs, origin })

@@ -13,6 +13,7 @@ use crate::format::item::{Item, SegmentState};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::sync::atomic::Ordering;
 use crate::units::{Epoch, SegmentIndex};
+use std::collections::BTreeSet;
 
 /// What came of making room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,11 +161,14 @@ impl Volume {
         let dead_segment = |segment: &SegmentIndex| matches!(state.segments[*segment as usize].state, SegmentState::Data { epoch } if epoch < horizon);
         let data: Vec<SegmentIndex> = (0..state.segments.len() as SegmentIndex).filter(dead_segment).collect();
         let runs: Vec<u64> = state.runs.values().filter(|run| run.last_epoch < horizon).map(|run| run.run).collect();
-        if data.is_empty() && runs.is_empty() {
+        let maps: BTreeSet<u64> = state.maps.values().copied().chain(state.live_map).collect();
+        let holes: Vec<u64> = state.holes.keys().copied().filter(|run| !maps.contains(run)).collect();
+        if data.is_empty() && runs.is_empty() && holes.is_empty() {
             ledger.may_be_dead = false;
             return Ok(changed);
         }
         let mut segments = data;
+        segments.extend(holes.iter().flat_map(|run| &ledger.holes_runs[run].layout().segments));
         self.with_view(|view| {
             for run in view.runs.iter().filter(|run| runs.contains(&run.meta().run)) {
                 segments.extend(&run.layout().segments);
@@ -173,7 +177,9 @@ impl Volume {
         segments.sort_unstable();
         let mut items = ledger.segment_items(&segments, SegmentState::Free, 0);
         items.extend(runs.iter().map(|&run| Item::RunDelete { run }));
+        items.extend(holes.iter().map(|&run| Item::HolesDelete { run }));
         ledger.catalog.append(&disks.store, &items).await?;
+        ledger.holes_runs.retain(|run, _| !holes.contains(run));
         self.replace_view(segments, |view| view.runs.retain(|run| !runs.contains(&run.meta().run)));
         self.release_retired(ledger);
         Ok(true)

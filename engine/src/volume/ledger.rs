@@ -7,6 +7,7 @@
 //! - Broken snapshots are always the oldest ones.
 
 use super::failure::Room;
+use super::maps::CommonHoles;
 use super::seal::Frozen;
 use super::Volume;
 use crate::catalog::Catalog;
@@ -14,9 +15,11 @@ use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState, SnapshotRecord};
 use crate::lane::Handed;
+use crate::run::Run;
 use crate::snapshot::{Snapshot, SnapshotName};
+use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the ledger's lock guards.
 pub(crate) struct Ledger {
@@ -33,6 +36,14 @@ pub(crate) struct Ledger {
     /// The horizon has risen: segments and runs of older epochs can be freed.
     pub(crate) may_be_dead: bool,
     next_run: u64,
+    /// Runs of holes, those of the catalog.
+    pub(crate) holes_runs: BTreeMap<u64, Arc<Run>>,
+    /// Regions in which something was written since the last cut that its map may lack.
+    pub(crate) untrusted_since_cut: BTreeSet<u64>,
+    /// The epoch of a snapshot whose cut has not written its map yet.
+    pub(crate) cut_under_way: Option<Epoch>,
+    /// What is still to be found out after an attach.
+    pub(crate) common_holes: Option<CommonHoles>,
     /// Segments that lanes leave for runs, so that sealing can go on when the store is full.
     pub(crate) kept_for_runs: usize,
 }
@@ -55,6 +66,10 @@ impl Ledger {
             join_failures: 0,
             may_be_dead: true,
             next_run,
+            holes_runs: BTreeMap::new(),
+            untrusted_since_cut: BTreeSet::new(),
+            cut_under_way: None,
+            common_holes: None,
             kept_for_runs,
         }
     }

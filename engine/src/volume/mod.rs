@@ -18,6 +18,7 @@ mod failure;
 mod flush;
 mod grow;
 mod ledger;
+pub(crate) mod maps;
 mod merge;
 mod open;
 mod options;
@@ -26,6 +27,7 @@ mod recovery;
 mod restore;
 mod seal;
 mod switch;
+mod trust;
 pub(crate) mod views;
 
 pub use background::Activity;
@@ -40,6 +42,7 @@ pub use restore::RestoreProgress;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
+use crate::holes::Holes;
 use crate::lane::LaneShared;
 use crate::run::PageCache;
 use crate::signal::Signal;
@@ -52,6 +55,7 @@ use crate::watch::Watch;
 use ledger::Ledger;
 use restore::RestoreState;
 use std::collections::BTreeMap;
+use trust::Trust;
 use views::Views;
 
 /// Where segments lie; fixed for the life of a store.
@@ -97,6 +101,10 @@ pub struct Volume {
     pub(crate) cache: PageCache,
     pub(crate) watch: Watch,
     pub(crate) restore: RestoreState,
+    /// Of which parts the volume's map on the store can still be believed.
+    pub(crate) trust: Trust,
+    /// Holes that were read lately, by run.
+    pub(crate) holes: Mutex<lru::LruCache<u64, Arc<Holes>>>,
     /// Somebody waits for segments that readers of older views still hold: long readers are to leave.
     pub(crate) room_wanted: AtomicBool,
     pub(crate) stats: Counters,

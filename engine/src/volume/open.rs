@@ -10,6 +10,7 @@ use super::ledger::Ledger;
 use super::recovery::{recover, Recovered};
 use super::restore::RestoreState;
 use super::seal::{run_meta, NO_EPOCH};
+use super::trust::Trust;
 use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::Catalog;
@@ -17,8 +18,9 @@ use crate::disk::{Disk, Disks};
 use crate::entry::Entry;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
+use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts, NO_HOLES};
 use crate::gate::Gate;
+use crate::in_use::InUseMap;
 use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -26,6 +28,11 @@ use crate::sync::{Arc, Mutex};
 use crate::units::{blocks_for, Epoch, SegmentIndex};
 use crate::view::View;
 use crate::watch::{self, Watch, WatchLog};
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+/// In-use maps kept in memory.
+const HOLES_KEPT: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
 
 impl Volume {
     /// Opens the volume: checks that store and origin belong together and are what Cairn left, recovers, and marks the
@@ -67,6 +74,7 @@ impl Volume {
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
+        volume.load_live_map(disks).await;
         Ok(Arc::new(volume))
     }
 
@@ -238,6 +246,10 @@ async fn install<D: Disk>(
     }
     let flush_failed = latched || flushed.is_err();
     items.push(Item::Volume(VolumeFacts { active_epoch, flush_failed, ..facts }));
+    if !breaks.is_empty() || elsewhere.is_some() {
+        // Who wrote without Cairn, or what could not be recorded, may have put something where the map has nothing.
+        items.push(Item::LiveMap { run: NO_HOLES });
+    }
     let key = ledger.catalog.superblock().sample_key;
     let so_far = &ledger.catalog.state().watch;
     let log = match flush_failed {
@@ -368,10 +380,20 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         };
         runs.push(Arc::new(Run::open(run_meta(record), layout)?));
     }
+    let mut holes_runs = BTreeMap::new();
+    for record in state.holes.values() {
+        let layout = RunLayout {
+            segments: segments.remove(&record.run).expect("every run is there")?,
+            segments_base_bytes: places.base_bytes,
+            segment_bytes: places.segment_bytes,
+        };
+        holes_runs.insert(record.run, Arc::new(Run::open(run_meta(record), layout)?));
+    }
     let horizon = ledger.horizon();
     let (facts, restore) = (state.volume, state.restore.clone());
     let blocks = blocks_for(facts.size_bytes);
-    let active = EpochState::new(facts.active_epoch, blocks, horizon != NO_EPOCH, options.lanes);
+    let in_use = InUseMap::all_in_use(blocks, ledger.catalog.superblock().granule_shift);
+    let active = EpochState::new(facts.active_epoch, blocks, horizon != NO_EPOCH, options.lanes, in_use);
     let view = View { runs, maps: vec![active.saved_now()] };
     if !view.is_ordered() {
         let message = "the epochs of its index runs overlap; the origin is whole and can be used without Cairn";
@@ -381,6 +403,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
     let epochs = facts.active_epoch.0.saturating_sub(horizon.0.saturating_sub(1));
     ledger.groups_joined = horizon != NO_EPOCH && epochs > ledger.whole().count() as u64;
     ledger.may_be_dead = true;
+    ledger.holes_runs = holes_runs;
     Ok(Volume {
         store_id: ledger.catalog.superblock().store_id,
         session: ledger.catalog.superblock().session,
@@ -394,6 +417,8 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
         watch,
+        trust: Trust::new(blocks),
+        holes: Mutex::new(lru::LruCache::new(HOLES_KEPT)),
         restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
         stats: Default::default(),

@@ -77,7 +77,7 @@ impl<D: Disk> VolumeSource<D> {
     }
 
     async fn open_snapshot(&self, name: &str) -> Result<SnapshotExport<D>> {
-        let handle = self.lane.volume().snapshot_handle(&SnapshotName::new(name)?).await?;
+        let handle = self.lane.volume().snapshot_handle(self.lane.disks(), &SnapshotName::new(name)?).await?;
         let (volume, disks) = (self.lane.volume().clone(), self.lane.disks().clone());
         Ok(SnapshotExport::new(volume, disks, handle, self.recorder.clone()))
     }

@@ -205,7 +205,7 @@ impl ControlHandler for Worker {
     async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport> {
         let _alone = self.administration.lock().await;
         self.snapshot_named(&name).await?;
-        let handle = self.volume.snapshot_handle(&name).await?;
+        let handle = self.volume.snapshot_handle(&self.disks, &name).await?;
         match crate::ublk::features::obstacle() {
             Some(obstacle) if scratch => return Err(self.refuse_scratch(&name, &obstacle)),
             Some(_) => self.block_devices.expose_over_nbd(name.as_str(), handle)?,

@@ -212,7 +212,7 @@ async fn start_block_devices(
         }
         for exposed in left.exposed {
             let handle = match cairn_engine::snapshot::SnapshotName::new(&exposed.snapshot) {
-                Ok(name) => worker.volume.snapshot_handle(&name).await,
+                Ok(name) => worker.volume.snapshot_handle(&worker.disks, &name).await,
                 Err(error) => Err(error),
             };
             handles.push((exposed, handle));

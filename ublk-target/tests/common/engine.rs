@@ -89,6 +89,7 @@ impl BrokenLog for NoLog {
 
 async fn open_volume(disks: &Disks<MemoryDisk>) -> Arc<Volume> {
     let options = CreateOptions {
+        granule_blocks: 1,
         store_id: [1; 16],
         volume_id: [2; 16],
         sample_key: [3; 32],

@@ -28,6 +28,7 @@ use super::rig::StateDirectory;
 use super::stamp::stamp;
 use crate::deadline::Deadline;
 use crate::disk::Disks;
+use crate::sim::picture::Picture;
 use crate::units::TEAR_BYTES;
 use machine::Machine;
 use operations::{Context, Manner};
@@ -90,7 +91,7 @@ struct History {
     /// Since the last attach something silent hit the superblocks or the catalog.
     metadata_damaged: bool,
     /// What the volume held before the last restore, while that may go on.
-    before_restore: Option<Vec<u8>>,
+    before_restore: Option<Picture>,
     /// The store did not confirm it.
     restore_in_doubt: bool,
     /// Ticks in a row that brought no operation to its end, and how many had ended at the last of them.
