@@ -264,3 +264,38 @@ fn what_changed_since_a_bookmark_is_told_and_the_bookmark_is_no_export() {
     assert_eq!(opened(&server, "vol@one"), None, "a bookmark is never read");
     assert!(opened(&server, "vol@three").is_some());
 }
+
+#[test]
+fn what_was_discarded_is_a_hole_of_every_snapshot_until_it_is_written_again() {
+    let server = VolumeServer::start(SIZE, true);
+    let mut volume = Client::open(&server.socket, "vol");
+    assert_eq!(volume.write(0, 0, &vec![0xaa; SIZE - 512]), 0);
+    assert_eq!(volume.call(TRIM, 0, 64 * 4096, 64 * 4096, &[]), 0);
+    server.order(Order::Snapshot("one")).expect("taken");
+    assert_eq!(volume.write(0, 80 * 4096, &[0xbb; 4096]), 0);
+    assert_eq!(volume.call(TRIM, 0, 0, 4096, &[]), 0);
+    server.order(Order::Snapshot("two")).expect("taken");
+    let allocation = |export: &str| {
+        let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, export, &["base:allocation"]);
+        client.status(0, 0, SIZE as u32).remove(0).1
+    };
+    let block = 4096;
+    let rest = SIZE as u64 - 128 * block;
+    assert_eq!(allocation("vol@one"), [(64 * block, 0), (64 * block, 3), (rest, 0)]);
+    assert_eq!(
+        allocation("vol@two"),
+        [(block, 3), (63 * block, 0), (16 * block, 3), (block, 0), (47 * block, 3), (rest, 0)]
+    );
+    assert_eq!(
+        allocation("vol"),
+        [(block, 1), (63 * block, 0), (16 * block, 1), (block, 0), (47 * block, 1), (rest, 0)]
+    );
+    let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, "vol@two", &["qemu:dirty-bitmap:since-one"]);
+    assert_eq!(dirty(&mut client), [0, 80].into(), "written, and not in use any more");
+    let got = client.pieces(0, 0, SIZE as u32);
+    assert_eq!(got.holes, [(64 * block, 16 << 12), (81 * block, 47 << 12)]);
+    let mut simple = Client::open(&server.socket, "vol@two");
+    let read = simple.read(0, SIZE as u32).expect("reads");
+    assert!(read[..4096].iter().all(|byte| *byte == 0), "a hole reads as zeroes over every style");
+    assert!(read[64 << 12..80 << 12].iter().all(|byte| *byte == 0) && read[80 << 12] == 0xbb);
+}

@@ -91,7 +91,7 @@ impl<D: Disk> BlockFacts<D> {
             error.saying("the older snapshot was deleted")
         };
         let name = numbered(self.points().await).ok_or_else(gone)?.name;
-        let older = self.volume.delta_point(&name).await?;
+        let older = self.volume.delta_point(&self.disks, &name).await?;
         // Only now it cannot be deleted: the name may have come to mean another in between.
         if numbered(self.points().await).is_none_or(|point| point.name != name) {
             return Err(gone());
