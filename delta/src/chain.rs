@@ -1,8 +1,8 @@
 //! The chain: a digest that grows record by record and in the end vouches for all of them, and for their order.
 //!
 //! Invariants:
-//! - `next = BLAKE3(previous ‖ bytes)`. Of a data frame the bytes are its head and description: these hold the digest of
-//!   the plain content and the checksum of the compressed one, so no content is hashed twice.
+//! - `next = BLAKE3(previous ‖ bytes)`. Of a data frame the bytes are its head and its description: these hold the
+//!   digest of the plain content and the checksum of the compressed one, so no content is hashed twice.
 
 /// The chain's value after some record.
 pub(crate) type Chain = [u8; CHAIN_BYTES];

@@ -22,7 +22,7 @@ pub fn compose<A: Read, B: Read, W: Write>(
     let header = joined(first.header(), second.header(), compression).map_err(|kind| kind.at(0))?;
     let mut writer = Writer::new(output, &header, options)?;
     let size_bytes = header.size_after_bytes;
-    let (mut earlier, mut later) = (Head::of(first)?, Head::of(second)?);
+    let (mut earlier, mut later) = (Cursor::of(first)?, Cursor::of(second)?);
     while let Some(new) = later.extent {
         // What the earlier one says in front of it stays, what it says beneath it goes.
         earlier.give(first, &mut writer, new.offset_bytes)?;
@@ -47,7 +47,11 @@ fn not_adjacent(sentence: &'static str) -> ErrorKind {
     ErrorKind::NotAdjacent(sentence)
 }
 
-fn joined(first: &StreamHeader, second: &StreamHeader, compression: Compression) -> Result2<StreamHeader> {
+fn joined(
+    first: &StreamHeader,
+    second: &StreamHeader,
+    compression: Compression,
+) -> std::result::Result<StreamHeader, ErrorKind> {
     if first.volume_id != second.volume_id {
         return Err(not_adjacent("the two deltas are of different volumes"));
     }
@@ -69,20 +73,18 @@ fn joined(first: &StreamHeader, second: &StreamHeader, compression: Compression)
     })
 }
 
-type Result2<T> = std::result::Result<T, ErrorKind>;
-
 /// The frame that one of the two is at, or what is left of it.
-struct Head {
+struct Cursor {
     extent: Option<Extent>,
     /// The content of the whole frame; what is left of it is its end.
     content: Vec<u8>,
 }
 
-impl Head {
-    fn of<R: Read>(reader: &mut Reader<R>) -> Result<Head> {
-        let mut head = Head { extent: None, content: Vec::new() };
-        head.refill(reader)?;
-        Ok(head)
+impl Cursor {
+    fn of<R: Read>(reader: &mut Reader<R>) -> Result<Cursor> {
+        let mut cursor = Cursor { extent: None, content: Vec::new() };
+        cursor.refill(reader)?;
+        Ok(cursor)
     }
 
     /// Goes on to the next frame.

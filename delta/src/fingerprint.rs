@@ -78,7 +78,7 @@ impl AddAssign for Fingerprint {
         for (limb, more) in self.limbs.iter_mut().zip(other.limbs) {
             let (sum, over) = limb.overflowing_add(more);
             let (sum, over_again) = sum.overflowing_add(u64::from(carry));
-            (*limb, carry) = (sum, over | over_again);
+            (*limb, carry) = (sum, over || over_again);
         }
     }
 }
@@ -89,7 +89,7 @@ impl SubAssign for Fingerprint {
         for (limb, less) in self.limbs.iter_mut().zip(other.limbs) {
             let (rest, under) = limb.overflowing_sub(less);
             let (rest, under_again) = rest.overflowing_sub(u64::from(borrow));
-            (*limb, borrow) = (rest, under | under_again);
+            (*limb, borrow) = (rest, under || under_again);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Ceph's `rbd diff` streams, versions 1 and 2, as its doc/dev/rbd-diff.rst defines them and `rbd merge-diff` reads them.
+//! Ceph's `rbd diff` streams, versions 1 and 2, as doc/dev/rbd-diff.rst defines and `rbd merge-diff` reads them.
 //!
 //! Invariants:
 //! - Extents ascend and do not overlap, as `rbd merge-diff` demands; what is out of order is refused.

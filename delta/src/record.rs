@@ -8,7 +8,7 @@
 use crate::error::ErrorKind;
 use crate::extent::{Extent, ExtentKind};
 
-/// The first bytes of a stream. The first has its highest bit set and there are both kinds of line ends, so that whatever
+/// The first bytes of a stream. The first has its highest bit set and there are both kinds of line ends, so that what
 /// takes the stream for text breaks the magic, not the content.
 pub const MAGIC: [u8; 8] = *b"\x89CDL\r\n\x1a\n";
 /// The version of the format.

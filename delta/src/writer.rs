@@ -18,7 +18,7 @@ use crate::header::{Compression, StreamHeader};
 use crate::record::{self, kind, Head, FRAME_BYTES_MAX};
 use crate::resume::Resume;
 use pool::Pool;
-use seal::{Sealed, Sealer};
+use seal::{Job, Sealed, Sealer};
 use std::collections::VecDeque;
 use std::io::Write;
 
@@ -61,6 +61,8 @@ pub struct Writer<W> {
     progress: Resume,
     hands: Hands,
     queue: VecDeque<Queued>,
+    /// Buffers to use again.
+    spare: Vec<Vec<u8>>,
     failed: bool,
 }
 
@@ -98,6 +100,7 @@ impl<W: Write> Writer<W> {
             progress,
             hands,
             queue: VecDeque::new(),
+            spare: Vec::new(),
             failed: false,
         };
         let content = header.to_bytes(stream_id, resume);
@@ -156,17 +159,21 @@ impl<W: Write> Writer<W> {
     }
 
     fn data(&mut self, offset_bytes: u64, content: &[u8]) -> Result<()> {
+        if let Hands::Pool(pool) = &self.hands {
+            let others_max = pool.frames_max() - 1;
+            self.write_queued(others_max)?;
+        }
+        let mut plain = self.spare.pop().unwrap_or_default();
+        plain.clear();
+        plain.extend_from_slice(content);
+        let job = Job { offset_bytes, plain, scratch: self.spare.pop().unwrap_or_default() };
         match &mut self.hands {
             Hands::Own(sealer) => {
-                let sealed = sealer.seal(offset_bytes, content.to_vec());
+                let sealed = sealer.seal(job);
                 self.write_sealed(sealed)
             }
             Hands::Pool(pool) => {
-                let limit = pool.frames_max() - 1;
-                self.write_queued(limit)?;
-                if let Hands::Pool(pool) = &mut self.hands {
-                    pool.submit(offset_bytes, content);
-                }
+                pool.submit(job);
                 self.enqueue(Queued::Sealing)
             }
         }
@@ -202,9 +209,7 @@ impl<W: Write> Writer<W> {
         let head = Head::critical(kind::DATA, self.progress.sequence, length, sealed.checksum).to_bytes();
         self.put(&[&head, &description, &sealed.content])?;
         self.advance(Link::after(&self.progress.chain).add(&head).add(&description), sealed.extent());
-        if let Hands::Pool(pool) = &mut self.hands {
-            pool.give_back(sealed);
-        }
+        self.spare.extend([sealed.content, sealed.spare]);
         Ok(())
     }
 

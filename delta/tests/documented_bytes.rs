@@ -1,5 +1,5 @@
-//! The stream as docs/DELTA.md defines it, made a second time in [`common::raw`], is the stream that is written; and what
-//! a later version may add is passed over.
+//! The stream as docs/DELTA.md defines it, made a second time in [`common::raw`], is the stream that is written; and
+//! what a later version may add is passed over.
 
 mod common;
 

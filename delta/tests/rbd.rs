@@ -201,7 +201,7 @@ fn a_length_that_is_not_there_takes_no_memory() {
     let mut stream = behind_metadata(Version::V1, &[]);
     stream.truncate(stream.len() - 1 - 8);
     stream.extend(u64::MAX.to_le_bytes());
-    stream.extend([&[b'w'], &range(0, u64::MAX)[..], b"little"].concat());
+    stream.extend([b"w", &range(0, u64::MAX)[..], b"little"].concat());
     let mut reader = Reader::new(&stream[..]).expect("metadata");
     assert!(matches!(reader.next_frame().expect_err("cut short").kind(), ErrorKind::Truncated));
     assert!(reader.next_frame().is_err(), "behind an error nothing comes");

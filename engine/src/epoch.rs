@@ -10,6 +10,7 @@
 //! the sealer then reads the count. One of the two must see the other, which only sequential consistency gives for a
 //! store followed by a load elsewhere. The models are in `models/cut.rs`.
 
+use crate::in_use::InUseMap;
 use crate::needed::NeededMap;
 use crate::saved::SavedMap;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -35,6 +36,8 @@ pub struct EpochState {
     pub keeping: Keeping,
     /// What has to be saved in it.
     pub needed: NeededMap,
+    /// What is in use at all.
+    pub in_use: Arc<InUseMap>,
     /// Where new entries go.
     pub saved: RwLock<Arc<SavedMap>>,
     records_in_flight: AtomicU32,
@@ -43,10 +46,11 @@ pub struct EpochState {
 
 impl EpochState {
     /// An epoch of a volume of `blocks` blocks with `lanes` lanes.
-    pub fn new(number: Epoch, blocks: u64, keeping: Keeping, lanes: u16) -> EpochState {
+    pub fn new(number: Epoch, blocks: u64, keeping: Keeping, lanes: u16, in_use: InUseMap) -> EpochState {
         EpochState {
             number,
             keeping,
+            in_use: Arc::new(in_use),
             needed: NeededMap::new(blocks, keeping != Keeping::Nothing),
             saved: RwLock::new(Arc::new(SavedMap::new(number))),
             records_in_flight: AtomicU32::new(0),

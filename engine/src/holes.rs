@@ -23,6 +23,13 @@ impl Holes {
         Holes::default()
     }
 
+    /// These ranges, which ascend and do not overlap.
+    pub fn of(ranges: impl IntoIterator<Item = Range<BlockIndex>>) -> Holes {
+        let mut holes = HolesBuilder::default();
+        ranges.into_iter().for_each(|range| holes.push(range));
+        holes.finish()
+    }
+
     /// The ranges, ascending.
     pub fn ranges(&self) -> &[Range<BlockIndex>] {
         &self.ranges
@@ -60,18 +67,19 @@ impl Holes {
         common.finish()
     }
 
-    /// The same without those blocks of which `is_in_use` says so, in pieces that end at multiples of `piece_blocks`.
-    pub fn without(&self, piece_blocks: u64, is_in_use: impl Fn(BlockIndex) -> bool) -> Holes {
-        let mut rest = HolesBuilder::default();
+    /// The same without these blocks. The ranges are in ascending order of their starts; they may overlap.
+    pub fn without(&self, in_use: impl IntoIterator<Item = Range<BlockIndex>>) -> Holes {
+        let (mut rest, mut in_use) = (HolesBuilder::default(), in_use.into_iter().peekable());
+        // Up to here the ranges so far reach.
+        let mut reached = 0;
         for hole in &self.ranges {
-            let mut at = hole.start;
-            while at < hole.end {
-                let end = hole.end.min((at / piece_blocks + 1) * piece_blocks);
-                if !is_in_use(at) {
-                    rest.push(at..end);
-                }
-                at = end;
+            let mut at = hole.start.max(reached);
+            while let Some(range) = in_use.next_if(|range| range.start < hole.end) {
+                rest.push(at.min(range.start)..range.start);
+                reached = reached.max(range.end);
+                at = at.max(reached);
             }
+            rest.push(at.min(hole.end)..hole.end);
         }
         rest.finish()
     }
@@ -128,9 +136,7 @@ mod tests {
     use super::*;
 
     fn holes(ranges: &[Range<u64>]) -> Holes {
-        let mut builder = HolesBuilder::default();
-        ranges.iter().cloned().for_each(|range| builder.push(range));
-        builder.finish()
+        Holes::of(ranges.iter().cloned())
     }
 
     #[test]
@@ -148,7 +154,9 @@ mod tests {
         let one = holes(&[0..10, 20..30]);
         assert_eq!(one.intersection(&holes(&[5..22, 29..40])).ranges(), [5..10, 20..22, 29..30]);
         assert!(one.intersection(&Holes::none()).is_empty());
-        assert_eq!(one.without(8, |block| block / 8 == 1 || block / 8 == 3).ranges(), [0..8, 20..24]);
+        assert_eq!(one.without([2..3, 8..21, 9..10, 25..26, 30..31]).ranges(), [0..2, 3..8, 21..25, 26..30]);
+        assert_eq!(one.without([0..50, 7..8]), Holes::none());
+        assert_eq!(one.without([]), one);
     }
 
     #[test]

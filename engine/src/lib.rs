@@ -18,6 +18,7 @@ pub mod flushes;
 pub mod format;
 pub mod gate;
 pub mod holes;
+pub mod in_use;
 pub mod lane;
 #[cfg(all(test, loom))]
 mod models;

@@ -132,6 +132,40 @@ impl NeededMap {
         page.needed[(word % PAGE_WORDS) as usize].fetch_and(!mask, Ordering::Release);
     }
 
+    /// Nobody needs these blocks as they are now, but whom the epoch `before` still kept them for: what was not needed
+    /// there and is claimed by nobody here need not be saved. Says how many blocks that were.
+    pub fn forgo(&self, range: Range<BlockIndex>, before: &NeededMap) -> u64 {
+        if !self.saving {
+            return 0;
+        }
+        let mut forgone = 0;
+        for (word, mask) in masks(range.start.min(self.blocks)..range.end.min(self.blocks)) {
+            let free = mask & !before.needed_word(word);
+            if free == 0 {
+                continue;
+            }
+            let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
+            // Claimed and settled at once. What somebody is saving stays theirs.
+            let claimed = free & !page.claimed[index].fetch_or(free, Ordering::Acquire);
+            // Pairs with `any_needed`, like `settle`.
+            page.needed[index].fetch_and(!claimed, Ordering::Release);
+            forgone += u64::from(claimed.count_ones());
+            self.wake(word);
+        }
+        forgone
+    }
+
+    /// The needed bits of a word; what lies behind the end of the map is not needed.
+    fn needed_word(&self, word: u64) -> u64 {
+        let first = word * WORD_BITS;
+        if !self.saving || first >= self.blocks {
+            return 0;
+        }
+        let page = self.pages[(word / PAGE_WORDS) as usize].get();
+        let needed = page.map_or(u64::MAX, |page| page.needed[(word % PAGE_WORDS) as usize].load(Ordering::Acquire));
+        needed & (u64::MAX >> (WORD_BITS - (self.blocks - first).min(WORD_BITS)))
+    }
+
     /// Gives back claims that were not settled; who waited for them tries itself.
     pub fn release(&self, claimed: &[Range<BlockIndex>]) {
         for range in claimed {
@@ -258,6 +292,21 @@ mod tests {
         let claimed: [Range<u64>; 1] = std::array::from_fn(|_| 0..130);
         map.release(&claimed);
         assert_eq!(claim(&map, 0..130), vec![0..64, 65..130]);
+    }
+
+    #[test]
+    fn what_nobody_needs_is_forgone_but_not_what_an_older_snapshot_needs() {
+        let before = NeededMap::new(300, true);
+        let saved = claim(&before, 10..200);
+        saved.iter().cloned().flatten().for_each(|block| before.settle(block));
+        let map = NeededMap::new(400, true);
+        assert_eq!(claim(&map, 20..30), vec![20..30]);
+        assert_eq!(map.forgo(5..150, &before), 130);
+        assert!(map.is_needed(9) && map.is_needed(20) && map.is_needed(150));
+        assert!(!map.any_needed(10..20) && !map.any_needed(30..150));
+        assert_eq!(map.forgo(290..400, &before), 100, "what lies behind the end of the map before was not needed");
+        let all = NeededMap::new(400, false);
+        assert_eq!(NeededMap::new(400, true).forgo(0..400, &all), 400);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC, SNAPSHOT_BOOKMARK, TEXT_BYTES_MAX};
-use crate::sync::Arc;
+use crate::holes::Holes;
+use crate::sync::{Arc, OnceLock};
 use crate::units::Epoch;
 use std::fmt;
 
@@ -128,14 +129,32 @@ pub struct SnapshotHandle {
     pub(crate) pin: Arc<SnapshotPin>,
 }
 
-#[derive(Debug)]
 pub(crate) struct SnapshotPin {
     pub(crate) epoch: Epoch,
     pub(crate) size_bytes: u64,
     pub(crate) name: SnapshotName,
+    /// What is not in use in it. There before anybody has a handle.
+    pub(crate) holes: OnceLock<Arc<Holes>>,
+}
+
+impl SnapshotPin {
+    pub(crate) fn holes(&self) -> &Arc<Holes> {
+        self.holes.get().expect("a handle is given out when they are known")
+    }
+}
+
+impl fmt::Debug for SnapshotPin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} (epoch {})", self.name, self.epoch)
+    }
 }
 
 impl SnapshotHandle {
+    /// The blocks that are not in use in the snapshot; they read as zeroes (mission A4).
+    pub fn holes(&self) -> &Arc<Holes> {
+        self.pin.holes()
+    }
+
     /// Size of the snapshot in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.pin.size_bytes

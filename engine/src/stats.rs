@@ -47,6 +47,10 @@ pub struct Counters {
     pub records_retried: Counter,
     /// Requests that waited for blocks which another request was saving.
     pub claim_waits: Counter,
+    /// Blocks that need not be saved because no snapshot has anything there.
+    pub blocks_forgone: Counter,
+    /// Regions of the in-use map that were recorded as untrusted: one catalog record each, at most.
+    pub regions_untrusted: Counter,
     /// Torn records that ended a lane's log when the volume was opened.
     pub records_torn: Counter,
     /// Gaps in lanes' logs, where a completed record was lost, when the volume was opened.
@@ -80,6 +84,10 @@ pub struct Stats {
     pub records_retried: u64,
     /// Requests that waited for blocks which another request was saving.
     pub claim_waits: u64,
+    /// Blocks that need not be saved because no snapshot has anything there.
+    pub blocks_forgone: u64,
+    /// Regions of the in-use map that were recorded as untrusted.
+    pub regions_untrusted: u64,
     /// Torn records that ended a lane's log when the volume was opened.
     pub records_torn: u64,
     /// Gaps in lanes' logs, where a completed record was lost, when the volume was opened.
@@ -94,6 +102,8 @@ pub struct Stats {
     pub runs: u64,
     /// Entries that are in memory because no run holds them yet.
     pub entries_in_memory: u64,
+    /// Bytes of merged bitmaps of changed blocks in memory.
+    pub bitmap_bytes: u64,
 }
 
 impl Counters {
@@ -112,6 +122,8 @@ impl Counters {
             snapshots_broken: self.snapshots_broken.get(),
             records_retried: self.records_retried.get(),
             claim_waits: self.claim_waits.get(),
+            blocks_forgone: self.blocks_forgone.get(),
+            regions_untrusted: self.regions_untrusted.get(),
             records_torn: self.records_torn.get(),
             records_lost: self.records_lost.get(),
             ..Stats::default()

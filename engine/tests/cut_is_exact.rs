@@ -50,7 +50,7 @@ fn cut_under_load(rig: &Rc<Rig>, seed: u64) -> Scheduler {
 fn show(rig: &Rc<Rig>, scheduler: &mut Scheduler) -> Vec<u8> {
     let reader = Rc::clone(rig);
     let read = scheduler.spawn("reader", async move {
-        let handle = reader.volume.snapshot_handle(&snapshot_name("a")).await.expect("it is whole");
+        let handle = reader.volume.snapshot_handle(&reader.disks, &snapshot_name("a")).await.expect("it is whole");
         let mut content = aligned_buffer((BLOCKS.end - BLOCKS.start) as usize * 4096);
         let read = reader.volume.read_snapshot(&reader.disks, &handle, BLOCKS.start * 4096, &mut content).await;
         read.map(|()| content.to_vec()).expect("read")

@@ -28,6 +28,7 @@ fn disks() -> Rc<Disks<SimDisk>> {
 
 async fn create_volume(disks: &Disks<SimDisk>) {
     let options = CreateOptions {
+        granule_blocks: 1,
         store_id: [1; 16],
         volume_id: [2; 16],
         sample_key: [3; 32],
@@ -78,7 +79,7 @@ async fn read(lane: &Lane<SimDisk>, block: u64) -> u8 {
 }
 
 async fn read_snapshot(volume: &Volume, disks: &Disks<SimDisk>, text: &str, block: u64) -> u8 {
-    let handle = volume.snapshot_handle(&name(text)).await.expect("a whole snapshot");
+    let handle = volume.snapshot_handle(disks, &name(text)).await.expect("a whole snapshot");
     let mut data = aligned_buffer(4096);
     volume.read_snapshot(disks, &handle, block * 4096, &mut data).await.expect("read");
     assert!(data.iter().all(|byte| *byte == data[0]));

@@ -78,7 +78,7 @@ fn a_read_looks_again_in_the_index_as_it_is_after_a_cut_and_a_save() {
         let read = scheduler.spawn("read", async move {
             let slow = |disk: &SimDisk, turns| Slow { disk: disk.clone(), turns };
             let disks = Disks { origin: slow(&reader.disks.origin, turns), store: slow(&reader.disks.store, 0) };
-            let handle = reader.volume.snapshot_handle(&snapshot_name("a")).await.expect("it is whole");
+            let handle = reader.volume.snapshot_handle(&reader.disks, &snapshot_name("a")).await.expect("it is whole");
             let mut content = aligned_buffer(4096);
             reader.volume.read_snapshot(&disks, &handle, 20 * 4096, &mut content).await.expect("read");
             content[0]

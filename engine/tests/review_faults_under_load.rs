@@ -4,9 +4,11 @@
 use cairn_engine::deadline::Deadline;
 use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::error::ErrorKind;
+use cairn_engine::holes::Holes;
 use cairn_engine::lane::Lane;
 use cairn_engine::sim::executor::yield_now;
 use cairn_engine::sim::oracle::{Change, Existence};
+use cairn_engine::sim::picture::Picture;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, StateDirectory};
 use cairn_engine::sim::stamp::stamp;
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, Oracle, Scheduler, SimDisk, SimDiskOptions};
@@ -103,7 +105,7 @@ fn inspect(volume: &Arc<Volume>, disks: &Disks<SimDisk>, oracle: &mut Oracle, wh
         }
         let mut content = aligned_buffer((SECTORS * 512) as usize);
         let read = block_on(async {
-            let handle = volume.snapshot_handle(&snapshot.name).await?;
+            let handle = volume.snapshot_handle(&disks, &snapshot.name).await?;
             volume.read_snapshot(disks, &handle, 0, &mut content).await
         });
         assert!(read.is_ok(), "{what}: {name} passes for whole and cannot be read: {read:?}");
@@ -160,9 +162,10 @@ fn restore(machine: &Machine, random: &mut fastrand::Rng, round: usize) {
     let Some(target) = random.choice(whole) else { return };
     let mut content = aligned_buffer((SECTORS * 512) as usize);
     let (before, deadline) = (format!("before{round}"), Deadline::new());
-    block_on(async {
-        let handle = machine.volume.snapshot_handle(&target.name).await.expect("whole");
+    let holes = block_on(async {
+        let handle = machine.volume.snapshot_handle(&machine.disks, &target.name).await.expect("whole");
         machine.volume.read_snapshot(&machine.disks, &handle, 0, &mut content).await.expect("no fault");
+        Holes::clone(handle.holes())
     });
     let ticket = machine.oracle.borrow_mut().start_snapshot(&before);
     let (disks, name) = (&machine.disks, snapshot_name(&before));
@@ -171,7 +174,8 @@ fn restore(machine: &Machine, random: &mut fastrand::Rng, round: usize) {
     let existence = if result.is_ok() { Existence::Sure } else { Existence::Doubtful };
     machine.oracle.borrow_mut().end_snapshot(&before, ticket, Some(existence));
     if result.is_ok() {
-        machine.oracle.borrow_mut().replace_volume(&content);
+        let picture = Picture { content: content.to_vec(), holes };
+        machine.oracle.borrow_mut().replace_volume(&picture);
     }
 }
 

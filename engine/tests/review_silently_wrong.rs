@@ -122,7 +122,7 @@ fn a_failed_record_that_landed_and_went_stale_never_hides_the_next_one() {
         // Which of the two came first shows in the snapshot as it is before the crash.
         let reader = Rc::clone(&rig);
         let read = scheduler.spawn("read", async move {
-            let handle = reader.volume.snapshot_handle(&snapshot_name("b")).await.expect("whole");
+            let handle = reader.volume.snapshot_handle(&reader.disks, &snapshot_name("b")).await.expect("whole");
             let mut buffer = cairn_engine::disk::aligned_buffer(4096);
             reader.volume.read_snapshot(&reader.disks, &handle, 20 * 4096, &mut buffer).await.expect("read");
             buffer[0]

@@ -238,7 +238,7 @@ fn inspect_recovered(volume: &Volume, disks: &Disks<SimDisk>, oracle: &mut Oracl
         for block in 0..BLOCKS {
             let mut content = aligned_buffer(4096);
             let read = block_on(async {
-                let handle = volume.snapshot_handle(&snapshot.name).await?;
+                let handle = volume.snapshot_handle(&disks, &snapshot.name).await?;
                 volume.read_snapshot(disks, &handle, block * 4096, &mut content).await
             });
             match read {
@@ -382,7 +382,7 @@ fn first_writes_wait_where_neither_store_nor_state_directory_can_record_broken_s
     assert_eq!(rig.disks.origin.peek(20 * 4096, 4096), vec![7; 4096]);
     let reader = Rc::clone(&rig);
     let read = scheduler.spawn("read snapshot", async move {
-        let handle = reader.volume.snapshot_handle(&snapshot_name("a")).await?;
+        let handle = reader.volume.snapshot_handle(&reader.disks, &snapshot_name("a")).await?;
         let mut buffer = aligned_buffer(4096);
         reader.volume.read_snapshot(&reader.disks, &handle, 20 * 4096, &mut buffer).await.map(|()| buffer.to_vec())
     });

@@ -1,7 +1,7 @@
 //! Any bytes as a delta stream.
 //!
-//! Input: a byte of flags, then the stream. Flags: 1 makes every checksum, digest and the chain right first, so that what
-//! lies behind them is reached; 2 composes the stream with itself.
+//! Input: a byte of flags, then the stream. Flags: 1 makes every checksum, digest and the chain right first, so that
+//! what lies behind them is reached; 2 composes the stream with itself.
 //!
 //! What must hold: a typed error, or a stream that, written again, says the same. Memory and work are bounded by a few
 //! frames, whatever the stream says of itself.

@@ -164,7 +164,7 @@ impl Machine {
         let (volume, disks, name) = (Arc::clone(&self.volume), Rc::clone(&self.disks), name.to_owned());
         self.ask("read of a snapshot", async move {
             let name = cairn_engine::snapshot::SnapshotName::new(&name)?;
-            let handle = volume.snapshot_handle(&name).await?;
+            let handle = volume.snapshot_handle(&disks, &name).await?;
             let length_bytes = handle.size_bytes().saturating_sub(offset_bytes).min(length_max as u64);
             let mut buffer = aligned_buffer(length_bytes as usize);
             volume.read_snapshot(&disks, &handle, offset_bytes, &mut buffer).await?;

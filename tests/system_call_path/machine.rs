@@ -9,8 +9,10 @@ use super::timeline::{Event, Outcome, Timeline};
 use cairn_engine::deadline::Deadline;
 use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::error::{Error, ErrorKind, Result};
+use cairn_engine::holes::Holes;
 use cairn_engine::lane::Lane;
 use cairn_engine::sim::oracle::Change;
+use cairn_engine::sim::picture::Picture;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, StateDirectory};
 use cairn_engine::sim::stamp::stamp;
 use cairn_engine::volume::{create, Accept, CheckOptions, Limits, Volume};
@@ -156,7 +158,7 @@ impl Machine {
 
     /// Reads all of a snapshot.
     pub async fn read_snapshot(&self, name: &str) -> Result<Rc<[u8]>> {
-        let handle = self.volume.snapshot_handle(&snapshot_name(name)).await?;
+        let handle = self.volume.snapshot_handle(&self.disks, &snapshot_name(name)).await?;
         let mut buffer = aligned_buffer(handle.size_bytes() as usize);
         self.volume.read_snapshot(&self.disks, &handle, 0, &mut buffer).await?;
         let content: Rc<[u8]> = Rc::from(&buffer[..]);
@@ -174,10 +176,12 @@ impl Machine {
 
     /// Takes the volume back to a snapshot, keeping what was there as `before`.
     pub async fn restore(&self, name: &str, before: &str) -> Result<()> {
-        let content = self.read_snapshot(name).await?;
+        let content = self.read_snapshot(name).await?.to_vec();
+        let holes = self.volume.snapshot_handle(&self.disks, &snapshot_name(name)).await?.holes().clone();
+        let target = Rc::new(Picture { content, holes: Holes::clone(&holes) });
         let number = self.timeline.next_number();
         self.timeline.event(Event::SnapshotStarted { number, name: before.to_owned() });
-        self.timeline.event(Event::RestoreStarted { content });
+        self.timeline.event(Event::RestoreStarted { target });
         let (target, kept) = (snapshot_name(name), snapshot_name(before));
         let result = self.volume.restore(&self.disks, &target, &kept, snapshot_options(), &Deadline::new()).await;
         let outcome = outcome(&result);

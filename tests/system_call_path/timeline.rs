@@ -9,6 +9,7 @@
 //!   its request is answered, and a log only grows at its end.
 
 use cairn_engine::sim::oracle::{Change, Existence, Oracle, Ticket};
+use cairn_engine::sim::picture::Picture;
 use cairn_engine::sim::Crash;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -40,7 +41,7 @@ pub enum Event {
     SnapshotRead { name: String, content: Rc<[u8]> },
     DeleteStarted { name: String },
     DeleteEnded { name: String, outcome: Outcome },
-    RestoreStarted { content: Rc<[u8]> },
+    RestoreStarted { target: Rc<Picture> },
     RestoreEnded { outcome: Outcome },
 }
 
@@ -49,7 +50,7 @@ pub enum Event {
 pub struct Model {
     oracle: Oracle,
     tickets: BTreeMap<u64, Ticket>,
-    restoring: Option<Rc<[u8]>>,
+    restoring: Option<Rc<Picture>>,
 }
 
 impl Model {
@@ -95,10 +96,10 @@ impl Model {
             Event::DeleteEnded { name, outcome: Outcome::Done } => self.oracle.remove_snapshot(&name),
             Event::DeleteEnded { name, outcome: Outcome::Refused } => self.oracle.set_existence(&name, Existence::Sure),
             Event::DeleteEnded { outcome: Outcome::Unclear, .. } => {}
-            Event::RestoreStarted { content } => self.restoring = Some(content),
+            Event::RestoreStarted { target } => self.restoring = Some(target),
             Event::RestoreEnded { outcome: Outcome::Done } => {
-                let content = self.restoring.take().expect("a restore ends once");
-                self.oracle.replace_volume(&content);
+                let target = self.restoring.take().expect("a restore ends once");
+                self.oracle.replace_volume(&target);
             }
             Event::RestoreEnded { outcome: Outcome::Refused } => self.restoring = None,
             // It may have taken place; who looks will see.
@@ -121,8 +122,8 @@ impl Model {
     pub fn observe_volume(&mut self, content: &[u8], is_durable: bool) -> Result<(), String> {
         if let Some(target) = self.restoring.take() {
             // A restore that was cut off took place as a whole, or not at all.
-            if !self.oracle.permits(content) && *target == *content {
-                self.oracle.replace_volume(content);
+            if !self.oracle.permits(content) && target.permits_all(content) {
+                self.oracle.replace_volume(&target);
             }
         }
         self.oracle.observe_volume(content, is_durable)

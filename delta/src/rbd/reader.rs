@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Memory: one piece of content, whatever length a record has.
-//! - Metadata stands before all extents and nothing of it twice; the size must be there, for without it no extent can be
-//!   said to fit.
+//! - Metadata stands before all extents and nothing of it twice; the size must be there, for without it no extent can
+//!   be said to fit.
 //! - Version 2 has lengths, so unknown records are passed over; version 1 has none, so they are refused.
 
 use super::{tag, Header, Version, BANNER_BYTES, BANNER_V1, BANNER_V2, NAME_BYTES_MAX, PIECE_BYTES_MAX};

@@ -4,18 +4,13 @@
 //! - Frame `n` goes to worker `n mod workers` and is taken from it: order needs no sorting and no lock.
 //! - No worker ever holds more than [`FRAMES_EACH`] frames, so no channel is ever full and nobody waits but for work.
 
-use super::seal::{Sealed, Sealer};
+use super::seal::{Job, Sealed, Sealer};
 use std::io;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::thread::JoinHandle;
 
 /// One that is worked on, and one that waits for it.
 const FRAMES_EACH: usize = 2;
-
-struct Job {
-    offset_bytes: u64,
-    plain: Vec<u8>,
-}
 
 struct Worker {
     jobs: Option<SyncSender<Job>>,
@@ -28,14 +23,12 @@ pub(super) struct Pool {
     workers: Vec<Worker>,
     submitted: usize,
     taken: usize,
-    /// Buffers to use again.
-    spare: Vec<Vec<u8>>,
 }
 
 impl Pool {
     pub(super) fn new(workers: usize, zstd_level: Option<i32>) -> io::Result<Pool> {
         let workers = (0..workers).map(|_| Worker::new(zstd_level)).collect::<io::Result<_>>()?;
-        Ok(Pool { workers, submitted: 0, taken: 0, spare: Vec::new() })
+        Ok(Pool { workers, submitted: 0, taken: 0 })
     }
 
     /// The most frames that may be under way.
@@ -44,14 +37,11 @@ impl Pool {
     }
 
     /// Hands a frame to the worker whose turn it is.
-    pub(super) fn submit(&mut self, offset_bytes: u64, content: &[u8]) {
+    pub(super) fn submit(&mut self, job: Job) {
         assert!(self.submitted - self.taken < self.frames_max(), "more frames than a pool has room for");
-        let mut plain = self.spare.pop().unwrap_or_default();
-        plain.clear();
-        plain.extend_from_slice(content);
         let worker = &self.workers[self.submitted % self.workers.len()];
         let jobs = worker.jobs.as_ref().expect("workers get jobs until the pool is dropped");
-        jobs.send(Job { offset_bytes, plain }).expect("a worker ends when the pool is dropped, not before");
+        jobs.send(job).expect("a worker ends when the pool is dropped, not before");
         self.submitted += 1;
     }
 
@@ -61,15 +51,6 @@ impl Pool {
         let worker = &self.workers[self.taken % self.workers.len()];
         self.taken += 1;
         worker.results.recv().expect("a worker ends when the pool is dropped, not before")
-    }
-
-    /// Keeps the buffers of a frame that was written.
-    pub(super) fn give_back(&mut self, sealed: Sealed) {
-        for buffer in [sealed.content, sealed.spare] {
-            if buffer.capacity() > 0 && self.spare.len() < self.frames_max() {
-                self.spare.push(buffer);
-            }
-        }
     }
 }
 
@@ -81,7 +62,7 @@ impl Worker {
         let thread = std::thread::Builder::new().name("delta-seal".to_owned()).spawn(move || {
             for job in to_do {
                 // Nobody takes results any more when the writer was dropped.
-                if done.send(sealer.seal(job.offset_bytes, job.plain)).is_err() {
+                if done.send(sealer.seal(job)).is_err() {
                     return;
                 }
             }

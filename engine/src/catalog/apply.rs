@@ -8,7 +8,7 @@
 use crate::catalog::restoring::{Replaced, RestoreRecord};
 use crate::catalog::state::{nonsense, state_at, SegmentRecord, State};
 use crate::error::Result;
-use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
+use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts, NO_HOLES};
 use crate::snapshot::SnapshotName;
 use crate::units::{BlockIndex, Epoch, BLOCK_MAX, COUNTER_MAX};
 use std::collections::BTreeMap;
@@ -23,7 +23,11 @@ pub struct UndoList(Vec<Undo>);
 enum Undo {
     Nothing,
     Volume(VolumeFacts),
-    Snapshot { epoch: Epoch, before: Option<SnapshotRecord> },
+    Snapshot { epoch: Epoch, before: Option<SnapshotRecord>, map: Option<u64> },
+    Holes { run: u64, before: Option<RunRecord>, floor: u64 },
+    Map { epoch: Epoch, before: Option<u64> },
+    LiveMap { run: Option<u64>, untrusted: BTreeMap<BlockIndex, u64> },
+    Untrusted { start_block: BlockIndex, before: Option<u64> },
     Segments { first: usize, before: Vec<SegmentRecord> },
     Run { run: u64, before: Option<RunRecord>, floor: u64 },
     RunFloor(u64),
@@ -69,7 +73,7 @@ impl State {
             Item::Volume(facts) => self.apply_volume(facts),
             Item::SnapshotPut(snapshot) => self.apply_snapshot(snapshot),
             Item::SnapshotDelete { epoch } => match self.set_snapshot(*epoch, None) {
-                before @ Some(_) => Ok(Undo::Snapshot { epoch: *epoch, before }),
+                before @ Some(_) => Ok(Undo::Snapshot { epoch: *epoch, before, map: self.maps.remove(epoch) }),
                 None => Err(nonsense(format!("the snapshot of epoch {epoch} is deleted but does not exist"))),
             },
             Item::Segments { first, count, state, incarnation } => {
@@ -110,16 +114,69 @@ impl State {
             Item::LaneIndexed { lane, sequence } => {
                 Ok(Undo::LaneIndexed { lane: *lane, before: self.lanes_indexed.insert(*lane, *sequence) })
             }
+            Item::HolesPut(run) => self.apply_holes(run),
+            Item::HolesDelete { run } if self.is_map_of_something(*run) => {
+                Err(nonsense(format!("the holes {run} are deleted but are somebody's map")))
+            }
+            Item::HolesDelete { run } => match self.holes.remove(run) {
+                before @ Some(_) => Ok(Undo::Holes { run: *run, before, floor: self.run_floor }),
+                None => Err(nonsense(format!("the holes {run} are deleted but do not exist"))),
+            },
+            Item::MapPut { epoch, run } if !self.snapshots.contains_key(epoch) || !self.holes.contains_key(run) => {
+                Err(nonsense(format!("the holes {run} are the map of epoch {epoch}, and one of them does not exist")))
+            }
+            Item::MapPut { epoch, run } => Ok(Undo::Map { epoch: *epoch, before: self.maps.insert(*epoch, *run) }),
+            Item::LiveMap { run } => self.apply_live_map(*run),
+            Item::Untrusted { start_block, count_blocks } => self.apply_untrusted(*start_block, *count_blocks),
         }
+    }
+
+    fn apply_holes(&mut self, run: &RunRecord) -> Result<Undo> {
+        check_run(run)?;
+        if self.runs.contains_key(&run.run) {
+            return Err(nonsense(format!("the run {} is there twice", run.run)));
+        }
+        let floor = self.run_floor;
+        self.run_floor = floor.max(run.run);
+        Ok(Undo::Holes { run: run.run, before: self.holes.insert(run.run, *run), floor })
+    }
+
+    fn apply_live_map(&mut self, run: u64) -> Result<Undo> {
+        if run != NO_HOLES && !self.holes.contains_key(&run) {
+            return Err(nonsense(format!("the holes {run} are the volume's map but do not exist")));
+        }
+        let untrusted = std::mem::take(&mut self.untrusted);
+        let run = std::mem::replace(&mut self.live_map, Some(run).filter(|run| *run != NO_HOLES));
+        Ok(Undo::LiveMap { run, untrusted })
+    }
+
+    fn apply_untrusted(&mut self, start_block: BlockIndex, count_blocks: u64) -> Result<Undo> {
+        if count_blocks == 0 || start_block > BLOCK_MAX || count_blocks > BLOCK_MAX {
+            return Err(nonsense(format!("{count_blocks} blocks from block {start_block} are not trusted")));
+        }
+        let known = self.untrusted.get(&start_block).copied().unwrap_or(0);
+        let before = self.untrusted.insert(start_block, count_blocks.max(known));
+        Ok(Undo::Untrusted { start_block, before })
     }
 
     fn take_back_one(&mut self, undo: Undo) {
         match undo {
             Undo::Nothing => {}
             Undo::Volume(facts) => self.volume = facts,
-            Undo::Snapshot { epoch, before } => {
+            Undo::Snapshot { epoch, before, map } => {
                 self.set_snapshot(epoch, before);
+                self.maps.extend(map.map(|run| (epoch, run)));
             }
+            Undo::Holes { run, before, floor } => {
+                put_back(&mut self.holes, run, before);
+                self.run_floor = floor;
+            }
+            Undo::Map { epoch, before } => put_back(&mut self.maps, epoch, before),
+            Undo::LiveMap { run, untrusted } => {
+                self.live_map = run;
+                self.untrusted = untrusted;
+            }
+            Undo::Untrusted { start_block, before } => put_back(&mut self.untrusted, start_block, before),
             Undo::Segments { first, before } => self.segments[first..first + before.len()].copy_from_slice(&before),
             Undo::Run { run, before, floor } => {
                 put_back(&mut self.runs, run, before);
@@ -173,7 +230,7 @@ impl State {
             return Err(nonsense(format!("two snapshots have the name {}", snapshot.name)));
         }
         let epoch = snapshot.epoch;
-        Ok(Undo::Snapshot { epoch, before: self.set_snapshot(epoch, Some(snapshot.clone())) })
+        Ok(Undo::Snapshot { epoch, before: self.set_snapshot(epoch, Some(snapshot.clone())), map: None })
     }
 
     /// Puts, replaces or removes the snapshot of an epoch, and keeps what is counted and looked up by name in step.
@@ -219,10 +276,9 @@ impl State {
     }
 
     fn apply_run(&mut self, run: &RunRecord) -> Result<Undo> {
-        let in_order = run.first_epoch <= run.last_epoch && run.first_block <= run.last_block;
-        let in_bounds = run.last_epoch <= Epoch::LAST && run.last_block <= BLOCK_MAX;
-        if !in_order || !in_bounds || run.pages == 0 || run.height == 0 {
-            return Err(nonsense(format!("the run {run:?}")));
+        check_run(run)?;
+        if self.holes.contains_key(&run.run) {
+            return Err(nonsense(format!("the run {} is there twice", run.run)));
         }
         let floor = self.run_floor;
         self.run_floor = floor.max(run.run);
@@ -264,6 +320,15 @@ impl State {
         self.watched_contents += 1;
         Undo::WatchAdd { block }
     }
+}
+
+fn check_run(run: &RunRecord) -> Result<()> {
+    let in_order = run.first_epoch <= run.last_epoch && run.first_block <= run.last_block;
+    let in_bounds = run.last_epoch <= Epoch::LAST && run.last_block <= BLOCK_MAX;
+    if !in_order || !in_bounds || run.pages == 0 || run.height == 0 {
+        return Err(nonsense(format!("the run {run:?}")));
+    }
+    Ok(())
 }
 
 fn put_back<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, before: Option<V>) {
@@ -313,7 +378,7 @@ mod tests {
     }
 
     fn random_item(random: &mut Rng) -> Item {
-        match random.u32(..16) {
+        match random.u32(..21) {
             0 => Item::Volume(VolumeFacts {
                 size_bytes: 512 * random.u64(..9),
                 active_epoch: Epoch(random.u64(..40)),
@@ -347,6 +412,23 @@ mod tests {
             12 if random.u32(..4) == 0 => {
                 [Item::RestoreEnd, Item::WatchReset, Item::SampleReset][random.usize(..3)].clone()
             }
+            15 | 16 => Item::HolesPut(RunRecord {
+                run: random.u64(7..12),
+                first_epoch: Epoch(2),
+                last_epoch: Epoch(4),
+                entries: 1,
+                pages: random.u64(..3),
+                height: 1,
+                first_block: 1,
+                last_block: random.u64(..4),
+            }),
+            17 => Item::HolesDelete { run: random.u64(7..12) },
+            18 => Item::MapPut { epoch: Epoch(random.u64(..40)), run: random.u64(7..12) },
+            19 => match random.u32(..4) {
+                0 => Item::LiveMap { run: NO_HOLES },
+                1 => Item::LiveMap { run: random.u64(7..12) },
+                _ => Item::Untrusted { start_block: random.u64(..9), count_blocks: random.u64(..9) },
+            },
             13 => Item::WatchAdd { block: random.u64(..5), hashes: [random.u64(..3); 8] },
             14 => Item::Sample { block: random.u64(..9), hash: random.u64(..) },
             _ => Item::LaneIndexed { lane: random.u16(..5), sequence: random.u64(..) },

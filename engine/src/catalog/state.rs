@@ -36,6 +36,14 @@ pub struct State {
     /// The highest identity a run ever had; the next run takes one above it, for pages of a deleted run may still lie
     /// on the store.
     pub run_floor: u64,
+    /// Runs of holes by identity.
+    pub holes: BTreeMap<u64, RunRecord>,
+    /// Snapshot -> the run of its holes. In one without everything is in use.
+    pub maps: BTreeMap<Epoch, u64>,
+    /// The run of the volume's own holes, as of some moment since which [`State::untrusted`] was kept.
+    pub live_map: Option<u64>,
+    /// First block -> number of blocks that may be in use though the live map has holes there.
+    pub untrusted: BTreeMap<BlockIndex, u64>,
     /// Lane -> the last sequence that runs cover.
     pub lanes_indexed: BTreeMap<u16, u64>,
     /// The restore under way.
@@ -71,11 +79,16 @@ impl State {
         self.names.get(name).map(|epoch| &self.snapshots[epoch])
     }
 
-    /// The segments of every run in the order of its pages, in one pass over all segments; `Corrupt` for a run where
+    /// Whether a snapshot, or the volume itself, has its holes in this run.
+    pub fn is_map_of_something(&self, run: u64) -> bool {
+        self.live_map == Some(run) || self.maps.values().any(|other| *other == run)
+    }
+
+    /// The segments of every run, those of holes too, in the order of its pages, in one pass over all segments; `Corrupt` for a run where
     /// one is missing or there twice.
     pub fn segments_by_run(&self) -> BTreeMap<u64, Result<Vec<SegmentIndex>>> {
         let mut by_run: BTreeMap<u64, Vec<(u32, SegmentIndex)>> =
-            self.runs.keys().map(|&run| (run, Vec::new())).collect();
+            self.runs.keys().chain(self.holes.keys()).map(|&run| (run, Vec::new())).collect();
         for (index, record) in self.segments.iter().enumerate() {
             if let SegmentState::Run { run, ordinal } = record.state {
                 by_run.entry(run).or_default().push((ordinal, index as SegmentIndex));
@@ -93,9 +106,15 @@ impl State {
         items.extend(self.snapshots.values().cloned().map(Item::SnapshotPut));
         self.checkpoint_segments(&mut items);
         items.extend(self.runs.values().copied().map(Item::RunPut));
-        if self.run_floor > self.runs.keys().last().copied().unwrap_or(0) {
+        items.extend(self.holes.values().copied().map(Item::HolesPut));
+        let last = |runs: &BTreeMap<u64, RunRecord>| runs.keys().last().copied().unwrap_or(0);
+        if self.run_floor > last(&self.runs).max(last(&self.holes)) {
             items.push(Item::RunFloor { run: self.run_floor });
         }
+        items.extend(self.maps.iter().map(|(&epoch, &run)| Item::MapPut { epoch, run }));
+        items.extend(self.live_map.map(|run| Item::LiveMap { run }));
+        let untrusted = self.untrusted.iter();
+        items.extend(untrusted.map(|(&start_block, &count_blocks)| Item::Untrusted { start_block, count_blocks }));
         items.extend(self.lanes_indexed.iter().map(|(&lane, &sequence)| Item::LaneIndexed { lane, sequence }));
         if let Some(restore) = &self.restore {
             items.push(Item::RestorePut {
@@ -121,7 +140,8 @@ impl State {
     pub fn entries(&self) -> usize {
         let moved = self.restore.as_ref().map_or(0, |restore| 1 + restore.moved.len());
         let others = self.lanes_indexed.len() + self.watched_contents + self.samples.len();
-        self.snapshots.len() + self.runs.len() + moved + others
+        let maps = self.holes.len() + self.maps.len() + self.untrusted.len() + usize::from(self.live_map.is_some());
+        self.snapshots.len() + self.runs.len() + moved + others + maps
     }
 
     /// Bytes that a checkpoint may take, both copies of its records counted: every segment apart from its neighbours,

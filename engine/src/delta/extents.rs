@@ -91,6 +91,23 @@ impl Extents {
         changed: impl Iterator<Item = Range<BlockIndex>>,
         ends: &Ends<'_>,
     ) {
+        self.next_block = range.end;
+        let has_holes = |end: &End| end.holes.within(range.clone()).next().is_some();
+        let is_plain = |older: &End| range.end <= older.blocks && !has_holes(older) && !has_holes(&ends.newer);
+        if ends.older.as_ref().is_some_and(is_plain) {
+            for range in changed {
+                self.push(range, ExtentKind::Data);
+                if self.is_full {
+                    return;
+                }
+            }
+            return;
+        }
+        self.sweep(range, changed, ends);
+    }
+
+    /// The same where holes or the older one's end lie in the range.
+    fn sweep(&mut self, range: Range<BlockIndex>, changed: impl Iterator<Item = Range<BlockIndex>>, ends: &Ends<'_>) {
         let mut newer_holes = Sweep::new(ends.newer.holes.within(range.clone()));
         let is_changed_anyhow = ends.older.is_none();
         let mut changed = Sweep::new(changed);
@@ -113,7 +130,6 @@ impl Extents {
             }
             at = until;
         }
-        self.next_block = range.end;
     }
 }
 

@@ -35,8 +35,9 @@ mod tests {
     fn any_range_consists_of_few_aligned_intervals() {
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..10_000 {
-            let start = random.u64(..1 << random.u32(1..33));
-            let end = start + random.u64(..1 << random.u32(1..20));
+            let (start_bits, length_bits) = (random.u32(1..33), random.u32(1..20));
+            let start = random.u64(..1 << start_bits);
+            let end = start + random.u64(..1 << length_bits);
             let intervals = aligned(Epoch(start)..Epoch(end));
             let mut at = start;
             for interval in &intervals {

@@ -30,8 +30,8 @@ pub(crate) struct Index<'a, G> {
 }
 
 impl<G: Fn() -> bool> Index<'_, G> {
-    /// Adds what changed in a range of blocks of one region: what was saved in `epochs`, if there is an older end. Fails
-    /// with `Busy` as `saved_in` does, before anything is added.
+    /// Adds what changed in a range of blocks of one region: what was saved in `epochs`, if there is an older end.
+    /// Fails with `Busy` as `saved_in` does, before anything is added.
     pub(crate) async fn add_changes<D: Disk>(
         &self,
         store: &D,

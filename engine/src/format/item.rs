@@ -214,7 +214,36 @@ pub enum Item {
         /// The highest identity used so far.
         run: u64,
     },
+    /// Adds a run of holes: the blocks that were not in use at some moment.
+    HolesPut(RunRecord),
+    /// Removes a run of holes that nothing refers to.
+    HolesDelete {
+        /// Its identity.
+        run: u64,
+    },
+    /// A snapshot's in-use map. Without one everything is in use in it.
+    MapPut {
+        /// The snapshot's epoch.
+        epoch: Epoch,
+        /// The run of its holes.
+        run: u64,
+    },
+    /// The volume's own in-use map, and all of it is trusted again.
+    LiveMap {
+        /// The run of its holes; [`NO_HOLES`] where everything is in use.
+        run: u64,
+    },
+    /// Of the volume's own map these blocks are not trusted any more: they are in use.
+    Untrusted {
+        /// The first block.
+        start_block: BlockIndex,
+        /// How many.
+        count_blocks: u64,
+    },
 }
+
+/// Stands for a run of no holes: everything is in use.
+pub const NO_HOLES: u64 = 0;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -319,6 +348,11 @@ mod tag {
     pub const SAMPLE_RESET: u16 = 13;
     pub const LANE_INDEXED: u16 = 14;
     pub const RUN_FLOOR: u16 = 15;
+    pub const HOLES_PUT: u16 = 16;
+    pub const HOLES_DELETE: u16 = 17;
+    pub const MAP_PUT: u16 = 18;
+    pub const LIVE_MAP: u16 = 19;
+    pub const UNTRUSTED: u16 = 20;
 }
 
 /// Appends the item's bytes.
@@ -353,6 +387,11 @@ pub fn encode(item: &Item, bytes: &mut Vec<u8>) {
         Item::Sample { block, hash } => put_pair(bytes, tag::SAMPLE, *block, *hash),
         Item::SampleReset => put(bytes, tag::SAMPLE_RESET, &[], &[]),
         Item::LaneIndexed { lane, sequence } => put_pair(bytes, tag::LANE_INDEXED, u64::from(*lane), *sequence),
+        Item::HolesPut(run) => put(bytes, tag::HOLES_PUT, run_image(run).as_bytes(), &[]),
+        Item::HolesDelete { run } => put(bytes, tag::HOLES_DELETE, U64::new(*run).as_bytes(), &[]),
+        Item::MapPut { epoch, run } => put_pair(bytes, tag::MAP_PUT, epoch.0, *run),
+        Item::LiveMap { run } => put(bytes, tag::LIVE_MAP, U64::new(*run).as_bytes(), &[]),
+        Item::Untrusted { start_block, count_blocks } => put_pair(bytes, tag::UNTRUSTED, *start_block, *count_blocks),
     }
 }
 
@@ -381,7 +420,7 @@ fn decode(tag: u16, payload: &[u8]) -> Result<Option<Item>> {
         tag::SNAPSHOT_PUT => decode_snapshot(payload)?,
         tag::SNAPSHOT_DELETE => Item::SnapshotDelete { epoch: Epoch(whole::<U64>(payload)?.get()) },
         tag::SEGMENTS => decode_segments(&whole(payload)?)?,
-        tag::RUN_PUT => decode_run(&whole(payload)?),
+        tag::RUN_PUT => Item::RunPut(decode_run(&whole(payload)?)),
         tag::RUN_DELETE => Item::RunDelete { run: whole::<U64>(payload)?.get() },
         tag::RESTORE_PUT => {
             let image: RestoreImage = whole(payload)?;
@@ -412,6 +451,17 @@ fn decode(tag: u16, payload: &[u8]) -> Result<Option<Item>> {
             Item::LaneIndexed { lane, sequence: pair.second.get() }
         }
         tag::RUN_FLOOR => Item::RunFloor { run: whole::<U64>(payload)?.get() },
+        tag::HOLES_PUT => Item::HolesPut(decode_run(&whole(payload)?)),
+        tag::HOLES_DELETE => Item::HolesDelete { run: whole::<U64>(payload)?.get() },
+        tag::MAP_PUT => {
+            let pair: PairImage = whole(payload)?;
+            Item::MapPut { epoch: Epoch(pair.first.get()), run: pair.second.get() }
+        }
+        tag::LIVE_MAP => Item::LiveMap { run: whole::<U64>(payload)?.get() },
+        tag::UNTRUSTED => {
+            let pair: PairImage = whole(payload)?;
+            Item::Untrusted { start_block: pair.first.get(), count_blocks: pair.second.get() }
+        }
         skippable if skippable & TAG_SKIPPABLE != 0 => return Ok(None),
         unknown => {
             return Err(Error::new(ErrorKind::TooNew, "read the catalog", "store")
@@ -564,8 +614,8 @@ fn run_image(run: &RunRecord) -> RunImage {
     }
 }
 
-fn decode_run(image: &RunImage) -> Item {
-    Item::RunPut(RunRecord {
+fn decode_run(image: &RunImage) -> RunRecord {
+    RunRecord {
         run: image.run.get(),
         first_epoch: Epoch(image.first_epoch.get()),
         last_epoch: Epoch(image.last_epoch.get()),
@@ -574,7 +624,7 @@ fn decode_run(image: &RunImage) -> Item {
         height: image.height,
         first_block: image.first_block.get(),
         last_block: image.last_block.get(),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -622,6 +672,11 @@ mod tests {
             Item::SampleReset,
             Item::LaneIndexed { lane: 1, sequence: 2 },
             Item::RunFloor { run: 3 },
+            Item::HolesPut(RunRecord { run: 9, ..run }),
+            Item::HolesDelete { run: 9 },
+            Item::MapPut { epoch: Epoch(5), run: 9 },
+            Item::LiveMap { run: NO_HOLES },
+            Item::Untrusted { start_block: 6, count_blocks: 7 },
         ]
     }
 
@@ -651,7 +706,7 @@ mod tests {
             let mut noise = vec![0; random.usize(..300)];
             random.fill(&mut noise);
             if noise.len() > 2 {
-                noise[0] %= 16;
+                noise[0] %= 22;
                 noise[1] = 0;
             }
             for bytes in [bytes, noise] {

@@ -10,6 +10,7 @@ use crate::disk::{aligned_buffer, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum::{salted, Kind};
 use crate::format::geometry::{Area, Geometry, SUPERBLOCK_A_BYTES, SUPERBLOCK_B_BYTES};
+use crate::in_use::GRANULE_SHIFT_MAX;
 use crate::units::COUNTER_MAX;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -70,7 +71,8 @@ struct Image {
     last_activity_unix_ms: U64,
     origin_size_bytes: U64,
     origin_sector_bytes: U32,
-    reserved: U32,
+    granule_shift: u8,
+    reserved: [u8; 3],
     sample_key: [u8; 32],
     records_found: U64,
     tail: [u8; SUPERBLOCK_BYTES - 304],
@@ -147,6 +149,8 @@ pub struct Superblock {
     pub origin: OriginIdentity,
     /// Chooses the blocks that are sampled; secret from whoever writes the origin.
     pub sample_key: [u8; 32],
+    /// Blocks to a bit of the in-use map, as a power of two: 0 to 6.
+    pub granule_shift: u8,
 }
 
 /// What `read` found.
@@ -179,6 +183,7 @@ impl Superblock {
             last_activity_unix_ms: 0,
             origin,
             sample_key: [0; 32],
+            granule_shift: 0,
         }
     }
 
@@ -213,6 +218,7 @@ impl Superblock {
         image.origin_size_bytes = self.origin.size_bytes.into();
         image.origin_sector_bytes = self.origin.sector_bytes.into();
         image.sample_key = self.sample_key;
+        image.granule_shift = self.granule_shift;
         let checksum = salted(Kind::Superblock, address_bytes, 0, &image.as_bytes()[CHECKSUM_END..]);
         image.checksum = checksum.into();
         bytes.copy_from_slice(image.as_bytes());
@@ -276,6 +282,7 @@ impl Superblock {
                 sector_bytes: image.origin_sector_bytes.get(),
             },
             sample_key: image.sample_key,
+            granule_shift: image.granule_shift,
         }
     }
 
@@ -304,6 +311,9 @@ impl Superblock {
         }
         if !matches!(self.origin.sector_bytes, 512 | 4096) {
             return Err("origin sector_bytes");
+        }
+        if self.granule_shift > GRANULE_SHIFT_MAX {
+            return Err("granule");
         }
         Ok(())
     }
@@ -452,6 +462,7 @@ mod tests {
         superblock.boot_id = [7; 16];
         superblock.last_activity_unix_ms = 8;
         superblock.sample_key = [9; 32];
+        superblock.granule_shift = 3;
         superblock.clean = false;
         run(write_both(&disk, &mut superblock)).expect("written");
         (disk, superblock)
@@ -522,7 +533,7 @@ mod tests {
     #[test]
     fn fields_that_make_no_sense_are_corrupt_and_named() {
         type Change = fn(&mut Image);
-        let changes: [(&str, Change); 13] = [
+        let changes: [(&str, Change); 14] = [
             ("segment_bytes", |image| image.segment_bytes = 65_537.into()),
             ("segment_count", |image| image.segment_count = 0.into()),
             ("segment_count", |image| image.segment_count = u32::MAX.into()),
@@ -534,6 +545,7 @@ mod tests {
             ("origin sector_bytes", |image| image.origin_sector_bytes = 513.into()),
             ("sequence", |image| image.sequence = u64::MAX.into()),
             ("generation", |image| image.generation_reserved = u64::MAX.into()),
+            ("granule", |image| image.granule_shift = 7),
             ("records_min", |image| image.records_min = u64::MAX.into()),
             ("session", |image| image.session = u64::MAX.into()),
         ];

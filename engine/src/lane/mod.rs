@@ -17,11 +17,12 @@ use crate::disk::{Disk, Disks};
 use crate::epoch::EpochState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
-use crate::units::{blocks_inside, blocks_touched, BLOCK_BYTES, PIECE_BLOCKS_MAX};
+use crate::units::{blocks_inside, blocks_touched, BlockIndex, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use crate::volume::Volume;
 use log::LaneLog;
 use save::BufferPool;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// The write context of one thread. Any number of requests may run in it at a time, as tasks of that thread.
@@ -136,7 +137,12 @@ impl<D: Disk> Lane<D> {
             let held_back = writer == Writer::User && self.volume.restore.holds_back(range.clone());
             let held_back = held_back && !planted!("restore-takes-writes-back");
             let is_saved = !held_back && !epoch.needed.any_needed(range.clone());
-            if is_saved && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
+            let is_in_use = epoch.in_use.is_all_in_use(range.clone()) || planted!("write-leaves-the-block-free");
+            let is_guarded = is_saved && !is_in_use && self.volume.trust.guarded_in(range.clone()).next().is_some();
+            if is_saved && !is_guarded && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
+                if !is_in_use {
+                    epoch.in_use.set_in_use(range.clone());
+                }
                 let result = self.write_origin(offset, &content, durable).await;
                 drop(passage);
                 if let Some(log) = watched {
@@ -149,6 +155,8 @@ impl<D: Disk> Lane<D> {
             drop(watched.take());
             if held_back {
                 self.volume.move_before_write(self, offset, &content).await?;
+            } else if is_guarded {
+                self.volume.distrust(&self.disks, range.clone()).await;
             } else if is_saved {
                 planted!("watch-logged-after-write", self.write_origin(offset, &content, durable).await?);
                 watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
@@ -185,25 +193,39 @@ impl<D: Disk> Lane<D> {
         }
     }
 
-    /// Passes a discard down for the blocks that no snapshot needs; for the others it does nothing, which a discard
-    /// may. Discards are not remembered across a crash.
+    /// The blocks that lie whole in the range are not in use any more (mission A4). The discard is passed down for those
+    /// that no snapshot needs. Discards are not remembered across a crash.
     pub async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
         self.volume.check_range("discard", offset_bytes, length_bytes)?;
         let maximum = self.disks.origin.discard_bytes_max() / BLOCK_BYTES as u64;
-        if maximum == 0 {
-            return Ok(());
-        }
         let whole = blocks_inside(offset_bytes, length_bytes, self.volume.size_bytes());
         let mut at = whole.start;
         while at < whole.end {
             // One passage a piece: a cut never waits for a discard of a terabyte.
-            let end = whole.end.min(at + PIECE_BLOCKS_MAX * 16).min(at + maximum);
+            // It ends where a granule does.
+            let piece_end = (at + PIECE_BLOCKS_MAX * 16) & !(PIECE_BLOCKS_MAX - 1);
+            let end = whole.end.min(piece_end).min(at + if maximum > 0 { maximum } else { u64::MAX - at });
             let passage = self.volume.gate.enter(self.index).await;
-            self.discard_unneeded(at, end).await?;
+            self.discard_unused(at..end);
+            if maximum > 0 {
+                self.discard_unneeded(at, end).await?;
+            }
             drop(passage);
             at = end;
         }
         Ok(())
+    }
+
+    /// Watched blocks are in use for good, and so is what a restore has yet to move.
+    fn discard_unused(&self, blocks: Range<BlockIndex>) {
+        let (epoch, volume) = (self.epoch(), &self.volume);
+        let stays = |block: u64| volume.watch.is_watched(block) || volume.restore.holds_back(block..block + 1);
+        let mut start = blocks.start;
+        for block in blocks.clone().filter(|block| stays(*block)) {
+            epoch.in_use.set_free(start..block);
+            start = block + 1;
+        }
+        epoch.in_use.set_free(start..blocks.end);
     }
 
     async fn discard_unneeded(&self, start: u64, end: u64) -> Result<()> {

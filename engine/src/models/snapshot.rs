@@ -9,6 +9,7 @@ use crate::catalog::memory_disk::MemoryDisk;
 use crate::deadline::Deadline;
 use crate::epoch::{ActiveEpoch, EpochState, Keeping};
 use crate::gate::Gate;
+use crate::in_use::InUseMap;
 use crate::run::PageCache;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::view::View;
@@ -39,7 +40,8 @@ struct Model {
 
 impl Model {
     fn new() -> Arc<Model> {
-        let epochs = [FIRST, SECOND].map(|number| Arc::new(EpochState::new(number, 1, Keeping::Images, 1)));
+        let epochs = [FIRST, SECOND]
+            .map(|number| Arc::new(EpochState::new(number, 1, Keeping::Images, 1, InUseMap::all_in_use(1, 0))));
         Arc::new(Model {
             gate: Gate::new(1),
             active: ActiveEpoch::new(epochs[0].clone()),

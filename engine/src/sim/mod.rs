@@ -12,6 +12,7 @@ pub mod faults;
 pub mod history;
 mod image;
 pub mod oracle;
+pub mod picture;
 pub mod rig;
 pub mod stamp;
 

@@ -8,6 +8,7 @@
 //! - What was read after a crash is what is there: the model follows it.
 
 use super::disk::Crash;
+use super::picture::Picture;
 use super::stamp::{read_stamp, Value, WriteId};
 use crate::units::TEAR_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
@@ -370,18 +371,21 @@ impl Oracle {
             if !legal.iter().any(|version| version.matches(value)) {
                 return Err(self.explain("the volume", sector, value, &legal));
             }
-            self.sectors[sector as usize].push(Version::settled(Some(value), now, durable));
-            self.prune(sector);
+            // What was discarded may still be anything: a look at it settles nothing, and a snapshot may show zeroes.
+            if legal.iter().all(|version| version.value.is_some()) {
+                self.sectors[sector as usize].push(Version::settled(Some(value), now, durable));
+                self.prune(sector);
+            }
         }
         Ok(())
     }
 
-    /// The volume shows `content`, durably, whatever it held before: a restore took place.
-    pub fn replace_volume(&mut self, content: &[u8]) {
+    /// The volume shows the picture, durably, whatever it held before: a restore took place.
+    pub fn replace_volume(&mut self, picture: &Picture) {
         let now = self.tick();
-        for (sector, content) in (0..).zip(content.chunks_exact(TEAR_BYTES)) {
-            let value = read_stamp(sector, content);
-            self.sectors[sector as usize] = vec![Version::settled(Some(value), now, true)];
+        for (sector, content) in (0..).zip(picture.content.chunks_exact(TEAR_BYTES)) {
+            let value = (!picture.is_hole(sector)).then(|| read_stamp(sector, content));
+            self.sectors[sector as usize] = vec![Version::settled(value, now, true)];
         }
     }
 

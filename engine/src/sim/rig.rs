@@ -55,6 +55,7 @@ impl BrokenLog for StateDirectory {
 /// Options for a store with segments of `segment_bytes`, on the one host that simulations know.
 pub fn create_options(segment_bytes: u32) -> CreateOptions {
     CreateOptions {
+        granule_blocks: 1,
         store_id: [1; 16],
         volume_id: [2; 16],
         sample_key: [3; 32],
@@ -162,7 +163,7 @@ impl Rig {
     /// Reads a snapshot.
     pub fn read_snapshot(&self, name: &str, offset_bytes: u64, length_bytes: usize) -> Result<Vec<u8>> {
         block_on(async {
-            let handle = self.volume.snapshot_handle(&snapshot_name(name)).await?;
+            let handle = self.volume.snapshot_handle(&self.disks, &snapshot_name(name)).await?;
             let mut buffer = aligned_buffer(length_bytes);
             self.volume.read_snapshot(&self.disks, &handle, offset_bytes, &mut buffer).await?;
             Ok(buffer.to_vec())

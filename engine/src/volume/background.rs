@@ -75,7 +75,7 @@ impl Volume {
                 return Ok(true);
             }
         }
-        if self.seal_next(disks).await? {
+        if self.seal_next(disks).await? || self.compare_next_map(disks).await? {
             return Ok(true);
         }
         let merged = self.merge_next(disks).await;

@@ -8,10 +8,9 @@ use super::Volume;
 use crate::delta::{self, DeltaPoint, End, Ends, Extent, Extents, Index, Question};
 use crate::disk::{Disk, Disks};
 use crate::error::{ErrorKind, Result};
-use crate::holes::Holes;
 use crate::snapshot::{SnapshotName, SnapshotPin};
 use crate::sync::Arc;
-use crate::units::{blocks_for, Epoch};
+use crate::units::blocks_for;
 
 impl Volume {
     /// What differs between `older` and `newer` from `offset_bytes` on, in ascending order, at most `results_max`
@@ -30,14 +29,9 @@ impl Volume {
         let question = Question::check(older, newer, self.size_bytes(), offset_bytes, results_max)?;
         let ends = [question.older, question.newer];
         ends.into_iter().flatten().try_for_each(|pin| self.refuse_useless(pin))?;
-        let older_holes = match question.older {
-            Some(older) => self.holes_of(disks, older.epoch).await?,
-            None => Arc::default(),
-        };
-        let newer_holes = match question.newer {
-            Some(newer) => self.holes_of(disks, newer.epoch).await?,
-            None => Arc::new(self.holes_now()),
-        };
+        let older_holes = question.older.map(SnapshotPin::holes).cloned().unwrap_or_default();
+        let newer_holes = question.newer.map(SnapshotPin::holes).cloned();
+        let newer_holes = newer_holes.unwrap_or_else(|| Arc::new(self.holes_now()));
         let end_of = |older: &SnapshotPin| End::older(older.size_bytes, question.newer_bytes, &older_holes);
         let older = question.older.map(end_of);
         let newer = End { blocks: blocks_for(question.newer_bytes), holes: &newer_holes };
@@ -83,21 +77,9 @@ impl Volume {
         Ok(())
     }
 
-    /// A snapshot or bookmark as an end of a delta; it cannot be deleted while anybody has it. Fails with `NotFound` or
-    /// `Broken`.
-    pub async fn delta_point(&self, name: &SnapshotName) -> Result<DeltaPoint> {
-        let ledger = self.ledger.lock().await;
-        let snapshot = ledger.snapshot(name)?;
-        Ok(DeltaPoint { pin: Some(self.pin(&snapshot)?) })
-    }
-
-    /// The blocks that were not in use when the epoch was opened.
-    async fn holes_of<D: Disk>(&self, _disks: &Disks<D>, _epoch: Epoch) -> Result<Arc<Holes>> {
-        Ok(Arc::default())
-    }
-
-    /// The blocks that are not in use.
-    fn holes_now(&self) -> Holes {
-        Holes::none()
+    /// A snapshot or bookmark as an end of a delta; it cannot be deleted while anybody has it. Fails as
+    /// [`Volume::snapshot_handle`] does.
+    pub async fn delta_point<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<DeltaPoint> {
+        Ok(DeltaPoint { pin: Some(self.pinned(disks, name).await?) })
     }
 }

@@ -12,6 +12,7 @@ use crate::saved::SavedMap;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
+use crate::volume::maps::scan_holes;
 use crate::volume::read::verify;
 use crate::volume::seal::run_meta;
 
@@ -91,7 +92,7 @@ impl<D: Disk> Checker<'_, D> {
     }
 
     async fn check_run(&mut self, id: u64, segments: Result<Vec<SegmentIndex>>) {
-        let Some(record) = self.state.runs.get(&id) else {
+        let Some(record) = self.state.runs.get(&id).or_else(|| self.state.holes.get(&id)) else {
             return self.find(format!("run {id} has segments but is not in the catalog"));
         };
         let meta = run_meta(record);
@@ -112,6 +113,12 @@ impl<D: Disk> Checker<'_, D> {
             Ok(run) => Arc::new(run),
             Err(error) => return self.find(format!("run {id}: {error}")),
         };
+        if self.state.holes.contains_key(&id) {
+            if let Err(error) = scan_holes(self.store, &run).await {
+                self.find(format!("in-use map {id}: {error}"));
+            }
+            return;
+        }
         let mut cursor = run.scan_all();
         let mut image = aligned_buffer(BLOCK_BYTES);
         while !self.cut_short.load(Ordering::Relaxed) {

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::geometry::{Geometry, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_COUNT_MAX};
 use crate::format::item::{Item, VolumeFacts};
 use crate::format::superblock::{self, OriginIdentity, Superblock};
+use crate::in_use::GRANULE_SHIFT_MAX;
 use crate::snapshot::Snapshot;
 use crate::units::{Epoch, BLOCK_BYTES};
 use crate::volume::CreateOptions;
@@ -77,6 +78,7 @@ pub(crate) async fn create_with_geometry<D: Disk>(
     superblock.host_id = options.host_id;
     superblock.last_activity_unix_ms = options.now_unix_ms;
     superblock.sample_key = options.sample_key;
+    superblock.granule_shift = granule_shift(options.granule_blocks)?;
     // Run ids follow from sessions: pages of an earlier store on the device are not to pass for this one's.
     let [a, b, c, d, ..] = options.store_id;
     superblock.session = u64::from(u32::from_le_bytes([a, b, c, d]) >> 1);
@@ -86,6 +88,15 @@ pub(crate) async fn create_with_geometry<D: Disk>(
     items.extend(watch::read_sample(&disks.origin, key, size_bytes).await);
     Catalog::create(&disks.store, superblock, &items).await?;
     Ok(())
+}
+
+fn granule_shift(granule_blocks: u32) -> Result<u8> {
+    let shift = granule_blocks.checked_ilog2().unwrap_or(u32::MAX);
+    if granule_blocks.is_power_of_two() && shift <= u32::from(GRANULE_SHIFT_MAX) {
+        return Ok(shift as u8);
+    }
+    let message = format!("{granule_blocks} blocks to a bit of the in-use map cannot be; use 1, 2, 4, 8, 16, 32 or 64");
+    Err(Error::new(ErrorKind::Invalid, "create", "store").saying(message))
 }
 
 /// Takes the store's signature away. The origin is not touched; the snapshots are gone.

@@ -7,7 +7,9 @@
 //! - Before the snapshot record was submitted the deadline aborts the cut and nothing has changed.
 //! - Once it was submitted the epoch switches, whatever the result: a snapshot reported as failed may reappear, exact.
 //! - The gate is never left closed.
+//! - What is in use in the snapshot is durable before the cut is reported (`maps.rs`); writes do not wait for that.
 
+use super::maps::CutEpochs;
 use super::Volume;
 use crate::catalog::SNAPSHOTS_MAX;
 use crate::deadline::Deadline;
@@ -16,6 +18,7 @@ use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
+use crate::sync::Arc;
 use futures_util::future::{select, Either};
 use std::pin::pin;
 
@@ -107,9 +110,14 @@ impl Volume {
             // In doubt. The epoch switches, so that the snapshot is exact should it reappear.
             ledger.in_memory(&items);
         }
+        let cut = CutEpochs { before: self.active_epoch(), next: Arc::clone(&next) };
         self.switch_epoch(&mut ledger, next);
+        self.guard_map(&mut ledger);
+        ledger.cut_under_way = Some(snapshot.epoch);
         self.set_horizons(&ledger);
         self.release_writes();
+        drop(ledger);
+        self.keep_map_of_cut(disks, &cut).await;
         result?;
         self.stats.cuts.add(1);
         Ok(snapshot)

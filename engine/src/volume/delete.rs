@@ -8,8 +8,8 @@ use crate::format::item::Item;
 use crate::snapshot::{Snapshot, SnapshotName};
 
 impl Volume {
-    /// Deletes any snapshot: oldest, middle or youngest (mission A6), or a bookmark. Its space comes back in the background. Fails
-    /// with `NotFound`, or `Busy` while it is exposed or a restore is under way.
+    /// Deletes any snapshot: oldest, middle or youngest (mission A6), or a bookmark. Its space comes back in the
+    /// background. Fails with `NotFound`, or `Busy` while it is exposed or a restore is under way.
     pub async fn delete<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<()> {
         let _operation = self.operations.lock().await;
         self.refuse_closed("delete")?;

@@ -30,6 +30,7 @@ impl Volume {
             self.gate.open();
         }
         let result = self.seal_everything(disks).await;
+        self.keep_live_map(disks).await;
         let flushed = self.flush_origin(disks).await;
         result?;
         let mut ledger = self.ledger.lock().await;

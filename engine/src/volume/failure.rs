@@ -10,10 +10,11 @@ use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, SegmentState};
+use crate::format::item::{Item, RunRecord, SegmentState};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::sync::atomic::Ordering;
 use crate::units::{Epoch, SegmentIndex};
+use std::collections::BTreeSet;
 
 /// What came of making room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +93,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Marks every whole snapshot and bookmark up to `last` as broken, durably; then nothing older than the rest is kept.
+    /// Marks every whole snapshot and bookmark up to `last` as broken, durably; nothing older than the rest is kept then.
     pub(crate) async fn break_through<D: Disk>(
         &self,
         ledger: &mut Ledger,
@@ -153,7 +154,8 @@ impl Volume {
         self.switch_quietly(ledger, next).await;
     }
 
-    /// Frees every segment of epochs whose images no whole snapshot needs, and the runs that no bookmark needs either. True if anything was freed or sealed.
+    /// Frees every segment of epochs whose images no whole snapshot needs, and the runs that no bookmark needs either.
+    /// True if anything was freed or sealed.
     pub(crate) async fn free_dead<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) -> Result<bool> {
         let beyond =
             |horizon: Epoch| planted!("delete-frees-needed-epoch", Epoch(horizon.0.saturating_add(1)), horizon);
@@ -166,13 +168,16 @@ impl Volume {
         let state = ledger.catalog.state();
         let dead_segment = |segment: &SegmentIndex| matches!(state.segments[*segment as usize].state, SegmentState::Data { epoch } if epoch < horizon);
         let data: Vec<SegmentIndex> = (0..state.segments.len() as SegmentIndex).filter(dead_segment).collect();
-        let runs: Vec<u64> =
-            state.runs.values().filter(|run| run.last_epoch < mark_horizon).map(|run| run.run).collect();
-        if data.is_empty() && runs.is_empty() {
+        let is_dead = |run: &&RunRecord| run.last_epoch < mark_horizon;
+        let runs: Vec<u64> = state.runs.values().filter(is_dead).map(|run| run.run).collect();
+        let maps: BTreeSet<u64> = state.maps.values().copied().chain(state.live_map).collect();
+        let holes: Vec<u64> = state.holes.keys().copied().filter(|run| !maps.contains(run)).collect();
+        if data.is_empty() && runs.is_empty() && holes.is_empty() {
             ledger.may_be_dead = false;
             return Ok(changed);
         }
         let mut segments = data;
+        segments.extend(holes.iter().flat_map(|run| &ledger.holes_runs[run].layout().segments));
         self.with_view(|view| {
             for run in view.runs.iter().filter(|run| runs.contains(&run.meta().run)) {
                 segments.extend(&run.layout().segments);
@@ -181,7 +186,9 @@ impl Volume {
         segments.sort_unstable();
         let mut items = ledger.segment_items(&segments, SegmentState::Free, 0);
         items.extend(runs.iter().map(|&run| Item::RunDelete { run }));
+        items.extend(holes.iter().map(|&run| Item::HolesDelete { run }));
         ledger.catalog.append(&disks.store, &items).await?;
+        ledger.holes_runs.retain(|run, _| !holes.contains(run));
         self.replace_view(segments, |view| view.runs.retain(|run| !runs.contains(&run.meta().run)));
         self.release_retired(ledger);
         Ok(true)

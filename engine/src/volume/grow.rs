@@ -39,6 +39,7 @@ impl Volume {
             ledger.groups_joined = true;
         }
         self.gate.open();
+        self.active_epoch().in_use.inherit();
         result?;
         drop(ledger);
         self.watch.has_grown(self, disks).await;

@@ -7,6 +7,7 @@
 //! - Broken snapshots and bookmarks are always the oldest ones, whichever of the two they are.
 
 use super::failure::Room;
+use super::maps::CommonHoles;
 use super::seal::Frozen;
 use super::Volume;
 use crate::catalog::Catalog;
@@ -15,9 +16,11 @@ use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState, SnapshotRecord};
 use crate::lane::Handed;
+use crate::run::Run;
 use crate::snapshot::{Snapshot, SnapshotName};
+use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the ledger's lock guards.
 pub(crate) struct Ledger {
@@ -34,6 +37,14 @@ pub(crate) struct Ledger {
     /// The horizon has risen: segments and runs of older epochs can be freed.
     pub(crate) may_be_dead: bool,
     next_run: u64,
+    /// Runs of holes, those of the catalog.
+    pub(crate) holes_runs: BTreeMap<u64, Arc<Run>>,
+    /// Regions in which something was written since the last cut that its map may lack.
+    pub(crate) untrusted_since_cut: BTreeSet<u64>,
+    /// The epoch of a snapshot whose cut has not written its map yet.
+    pub(crate) cut_under_way: Option<Epoch>,
+    /// What is still to be found out after an attach.
+    pub(crate) common_holes: Option<CommonHoles>,
     /// Segments that lanes leave for runs, so that sealing can go on when the store is full.
     pub(crate) kept_for_runs: usize,
 }
@@ -56,6 +67,10 @@ impl Ledger {
             join_failures: 0,
             may_be_dead: true,
             next_run,
+            holes_runs: BTreeMap::new(),
+            untrusted_since_cut: BTreeSet::new(),
+            cut_under_way: None,
+            common_holes: None,
             kept_for_runs,
         }
     }
@@ -245,8 +260,12 @@ impl Volume {
             return Ok(false);
         }
         let items = ledger.segment_items(&segments, SegmentState::Lane { lane }, 1);
-        // On an error the hand-out is in doubt: the segments stay out of use until the next attach looks again.
-        ledger.catalog.append(&disks.store, &items).await?;
+        if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
+            // In doubt, but nobody has written there: whatever a crash shows of it, nothing will be found in them. A
+            // store that fails for long must not run out of segments by it.
+            planted!("doubtful-hand-out-lost", (), ledger.give_back(segments));
+            return Err(error);
+        }
         let handed = segments.iter().map(|&segment| Handed { segment, incarnation: ledger.incarnation(segment) });
         let handed: Vec<Handed> = handed.collect();
         self.lanes[lane as usize].reserve.lock().expect("no holder of this lock panics").extend(handed);

@@ -20,6 +20,7 @@ mod failure;
 mod flush;
 mod grow;
 mod ledger;
+pub(crate) mod maps;
 mod merge;
 mod offline;
 mod open;
@@ -29,6 +30,7 @@ mod recovery;
 mod restore;
 mod seal;
 mod switch;
+mod trust;
 pub(crate) mod views;
 
 pub use background::Activity;
@@ -45,6 +47,7 @@ use crate::delta::BitmapCache;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
+use crate::holes::Holes;
 use crate::lane::LaneShared;
 use crate::run::PageCache;
 use crate::signal::Signal;
@@ -57,6 +60,7 @@ use crate::watch::Watch;
 use ledger::Ledger;
 use restore::RestoreState;
 use std::collections::BTreeMap;
+use trust::Trust;
 use views::Views;
 
 /// Where segments lie; fixed for the life of a store.
@@ -104,6 +108,10 @@ pub struct Volume {
     pub(crate) bitmaps: BitmapCache,
     pub(crate) watch: Watch,
     pub(crate) restore: RestoreState,
+    /// Of which parts the volume's map on the store can still be believed.
+    pub(crate) trust: Trust,
+    /// Holes that were read lately, by run.
+    pub(crate) holes: Mutex<lru::LruCache<u64, Arc<Holes>>>,
     /// Somebody waits for segments that readers of older views still hold: long readers are to leave.
     pub(crate) room_wanted: AtomicBool,
     pub(crate) stats: Counters,
@@ -118,7 +126,7 @@ pub struct Volume {
     size_bytes: AtomicU64,
     /// Epoch of the oldest whole snapshot; no image saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
-    /// Epoch of the oldest whole snapshot or bookmark; nothing saved before it is needed. `u64::MAX` where there is none.
+    /// Epoch of the oldest whole snapshot or bookmark; nothing saved before it is needed. `u64::MAX`: there is none.
     mark_horizon: AtomicU64,
     background_failures: AtomicU32,
     activity: Mutex<Activity>,
@@ -196,6 +204,7 @@ impl Volume {
             segment_bytes: self.places.segment_bytes,
             runs: view.runs.len() as u64,
             entries_in_memory: view.maps.iter().map(|map| map.len() as u64).sum(),
+            bitmap_bytes: self.bitmaps.bytes() as u64,
             ..self.stats.snapshot()
         }
     }

@@ -5,20 +5,21 @@
 //! - After an unclean end the records that no run covers are read into memory: as many as an attach would write.
 //! - The caller holds the devices exclusively: nobody changes them meanwhile.
 
-use super::open::{open_runs, overlapping};
+use super::maps::scan_holes;
+use super::open::{open_runs, overlapping, OpenedRuns};
 use super::read::verify;
 use super::recovery::{recover, LastRecords};
 use super::{BrokenElsewhere, Limits, SegmentPlaces};
 use crate::catalog::Catalog;
 use crate::delta::{self, BitmapCache, DeltaPoint, End, Ends, Extent, Extents, Index, Question};
-use crate::disk::{aligned_buffer, Disk, Disks};
+use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
 use crate::entry::{Entry, UNREADABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::holes::Holes;
-use crate::run::PageCache;
+use crate::run::{PageCache, Run};
 use crate::saved::SavedMap;
 use crate::snapshot::{BrokenReason, Snapshot, SnapshotName, SnapshotPin};
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::units::{blocks_for, blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use crate::view::View;
 use crate::watch;
@@ -35,6 +36,10 @@ pub struct OfflineStore {
     view: View,
     pages: PageCache,
     bitmaps: BitmapCache,
+    /// In-use maps by the identity of their runs.
+    holes_runs: BTreeMap<u64, Arc<Run>>,
+    /// Something was lost: what the volume's own map says may have been overtaken.
+    live_map_doubtful: bool,
     /// The origin was compared with what was recorded of it.
     origin_verified: bool,
 }
@@ -50,6 +55,7 @@ impl OfflineStore {
         let recovered = recover(store, &catalog, places, LastRecords::LeftAsTheyAre).await?;
         let lost = recovered.lost_through.map(|through| (through, BrokenReason::RecordLost, "a saved record was lost"));
         let failed = elsewhere.map(|one| (one.through, BrokenReason::StoreFailed, one.reason.as_str()));
+        let live_map_doubtful = lost.is_some() || failed.is_some();
         let snapshots = judged(&catalog, lost.into_iter().chain(failed));
         let whole = |(epoch, snapshot): (&Epoch, &Snapshot)| snapshot.broken.is_none().then(|| (*epoch, pin(snapshot)));
         let pins: BTreeMap<Epoch, Arc<SnapshotPin>> = snapshots.iter().filter_map(whole).collect();
@@ -60,13 +66,24 @@ impl OfflineStore {
             entries.values().for_each(|entry| map.publish(entry));
             maps.push(Arc::new(map));
         }
-        let view = View { runs: open_runs(catalog.state(), places)?, maps };
+        let OpenedRuns { runs, holes_runs } = open_runs(catalog.state(), places)?;
+        let view = View { runs, maps };
         if !view.is_ordered() {
             return Err(overlapping("read a detached store"));
         }
         let limits = Limits::default();
         let (pages, bitmaps) = (PageCache::new(limits.cache_pages), BitmapCache::new(limits.bitmap_bytes));
-        Ok(OfflineStore { catalog, snapshots, pins, view, pages, bitmaps, origin_verified: false })
+        Ok(OfflineStore {
+            catalog,
+            snapshots,
+            pins,
+            view,
+            pages,
+            bitmaps,
+            holes_runs,
+            live_map_doubtful,
+            origin_verified: false,
+        })
     }
 
     /// All snapshots, oldest first.
@@ -84,8 +101,8 @@ impl OfflineStore {
         self.catalog.state().volume.size_bytes
     }
 
-    /// A snapshot or bookmark as an end of a delta. Fails with `NotFound` or `Broken`.
-    pub fn delta_point(&self, name: &SnapshotName) -> Result<DeltaPoint> {
+    /// A snapshot or bookmark as an end of a delta. Fails with `NotFound` or `Broken`, or where its map cannot be read.
+    pub async fn delta_point<D: Disk>(&self, store: &D, name: &SnapshotName) -> Result<DeltaPoint> {
         let Some(snapshot) = self.snapshots.values().find(|snapshot| snapshot.name == *name) else {
             let message = format!("there is no snapshot {name}");
             return Err(Error::new(ErrorKind::NotFound, "find snapshot", "store").saying(message));
@@ -94,7 +111,26 @@ impl OfflineStore {
             let message = format!("snapshot {name} is broken: {reason}");
             return Err(Error::new(ErrorKind::Broken, "open snapshot", "store").saying(message));
         }
-        Ok(DeltaPoint { pin: self.pins.get(&snapshot.epoch).cloned() })
+        let pin = self.pins[&snapshot.epoch].clone();
+        if pin.holes.get().is_none() {
+            let run = self.catalog.state().maps.get(&pin.epoch).map(|run| &self.holes_runs[run]);
+            let holes = match run {
+                Some(run) => Arc::new(scan_holes(store, run).await?),
+                None => Arc::default(),
+            };
+            pin.holes.get_or_init(|| holes);
+        }
+        Ok(DeltaPoint { pin: Some(pin) })
+    }
+
+    /// The blocks that are not in use now, as an attach would find them.
+    pub async fn holes_now<D: Disk>(&self, store: &D) -> Holes {
+        let state = self.catalog.state();
+        let live_map = state.live_map.filter(|_| !self.live_map_doubtful);
+        let Some(run) = live_map.map(|run| &self.holes_runs[&run]) else { return Holes::none() };
+        let untrusted = state.untrusted.iter().map(|(&start, &count)| start..start + count);
+        // Where it cannot be read everything counts as in use.
+        scan_holes(store, run).await.map_or_else(|_| Holes::none(), |holes| holes.without(untrusted))
     }
 
     /// Compares the origin with what was recorded of it when the volume ended, as an attach does: before snapshots are
@@ -125,7 +161,11 @@ impl OfflineStore {
         if question.newer.is_none() {
             self.refuse_unverified()?;
         }
-        let (older_holes, newer_holes) = (Holes::none(), Holes::none());
+        let older_holes = question.older.map(SnapshotPin::holes).cloned().unwrap_or_default();
+        let newer_holes = match question.newer {
+            Some(newer) => newer.holes().clone(),
+            None => Arc::new(self.holes_now(store).await),
+        };
         let end_of = |older: &SnapshotPin| End::older(older.size_bytes, question.newer_bytes, &older_holes);
         let older = question.older.map(end_of);
         let ends = Ends { older, newer: End { blocks: blocks_for(question.newer_bytes), holes: &newer_holes } };
@@ -151,7 +191,7 @@ impl OfflineStore {
         buffer: &mut [u8],
     ) -> Result<()> {
         self.refuse_unverified()?;
-        let Some(pin) = snapshot.pin.as_deref() else { return disks.origin.read(offset_bytes, buffer).await };
+        let Some(pin) = snapshot.pin.as_deref() else { return self.read_live(disks, offset_bytes, buffer).await };
         self.refuse_foreign(pin)?;
         if self.snapshots[&pin.epoch].bookmark {
             let message = format!("{} is a bookmark: what the snapshot held is gone", pin.name);
@@ -168,7 +208,7 @@ impl OfflineStore {
             let piece_end = (at / BLOCK_BYTES as u64 + PIECE_BLOCKS_MAX) * BLOCK_BYTES as u64;
             let length = (buffer.len() - done).min((piece_end - at) as usize);
             let range = blocks_touched(at, length as u64);
-            let blocks = self.read_blocks(disks, pin.epoch, range.clone()).await?;
+            let blocks = self.read_blocks(disks, pin, range.clone()).await?;
             let skip = (at - range.start * BLOCK_BYTES as u64) as usize;
             buffer[done..done + length].copy_from_slice(&blocks[skip..skip + length]);
             done += length;
@@ -176,12 +216,21 @@ impl OfflineStore {
         Ok(())
     }
 
+    async fn read_live<D: Disk>(&self, disks: &Disks<D>, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
+        if self.catalog.state().restore.is_some() {
+            let message = "a restore is under way and the disk is half of before and half of after; attach the volume";
+            return Err(Error::new(ErrorKind::Busy, "read a detached volume", "volume").saying(message));
+        }
+        disks.origin.read(offset_bytes, buffer).await
+    }
+
     async fn read_blocks<D: Disk>(
         &self,
         disks: &Disks<D>,
-        epoch: Epoch,
+        pin: &SnapshotPin,
         range: Range<BlockIndex>,
-    ) -> Result<crate::disk::AlignedBuffer> {
+    ) -> Result<AlignedBuffer> {
+        let (epoch, holes) = (pin.epoch, pin.holes());
         let count = (range.end - range.start) as usize;
         let mut content = aligned_buffer(count * BLOCK_BYTES);
         let mut found: Vec<Option<Entry>> = vec![None; count];
@@ -189,11 +238,16 @@ impl OfflineStore {
         for ((block, entry), image) in range.zip(found).zip(content.chunks_exact_mut(BLOCK_BYTES)) {
             let offset = block * BLOCK_BYTES as u64;
             match entry {
+                _ if holes.contains(block) => {}
                 None => {
                     let available = self.size_bytes().saturating_sub(offset).min(BLOCK_BYTES as u64);
                     disks.origin.read(offset, &mut image[..available as usize]).await?;
                 }
-                Some(entry) if entry.address == UNREADABLE || entry.is_mark() => {
+                Some(entry) if entry.is_mark() => {
+                    let message = format!("block {block} was overwritten and its content not kept; run `cairn check`");
+                    return Err(Error::new(ErrorKind::Corrupt, "read snapshot", "store").saying(message));
+                }
+                Some(entry) if entry.address == UNREADABLE => {
                     let message = "the block could not be read from the disk when it was about to be overwritten";
                     return Err(Error::new(ErrorKind::Io, "read snapshot", "origin").at(offset).saying(message));
                 }
@@ -239,5 +293,5 @@ fn judged<'a>(
 
 fn pin(snapshot: &Snapshot) -> Arc<SnapshotPin> {
     let Snapshot { epoch, size_bytes, ref name, .. } = *snapshot;
-    Arc::new(SnapshotPin { epoch, size_bytes, name: name.clone() })
+    Arc::new(SnapshotPin { epoch, size_bytes, name: name.clone(), holes: OnceLock::new() })
 }

@@ -10,6 +10,7 @@ use super::ledger::Ledger;
 use super::recovery::{recover, LastRecords, Recovered};
 use super::restore::RestoreState;
 use super::seal::{run_meta, NO_EPOCH};
+use super::trust::Trust;
 use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
 use crate::catalog::state::State;
@@ -19,8 +20,9 @@ use crate::disk::{Disk, Disks};
 use crate::entry::Entry;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts};
+use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts, NO_HOLES};
 use crate::gate::Gate;
+use crate::in_use::InUseMap;
 use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -28,6 +30,11 @@ use crate::sync::{Arc, Mutex};
 use crate::units::{blocks_for, Epoch, SegmentIndex};
 use crate::view::View;
 use crate::watch::{self, Watch, WatchLog};
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+/// In-use maps kept in memory.
+const HOLES_KEPT: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
 
 impl Volume {
     /// Opens the volume: checks that store and origin belong together and are what Cairn left, recovers, and marks the
@@ -69,11 +76,12 @@ impl Volume {
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
+        volume.load_live_map(disks).await;
         Ok(Arc::new(volume))
     }
 
-    /// Blocks saved since the youngest whole snapshot or bookmark need not be saved again. A run that is damaged or cannot be read
-    /// does not keep the volume from being used: what depends on it is broken.
+    /// Blocks saved since the youngest whole snapshot or bookmark need not be saved again. A run that is damaged or
+    /// cannot be read does not keep the volume from being used: what depends on it is broken.
     async fn load_needed<D: Disk>(&self, disks: &Disks<D>, accept: Accept) -> Result<()> {
         while let Err((last_epoch, error)) = self.load_needed_once(disks).await {
             if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) {
@@ -241,6 +249,10 @@ async fn install<D: Disk>(
     }
     let flush_failed = latched || flushed.is_err();
     items.push(Item::Volume(VolumeFacts { active_epoch, flush_failed, ..facts }));
+    if !breaks.is_empty() || elsewhere.is_some() {
+        // Who wrote without Cairn, or what could not be recorded, may have put something where the map has nothing.
+        items.push(Item::LiveMap { run: NO_HOLES });
+    }
     let key = ledger.catalog.superblock().sample_key;
     let so_far = &ledger.catalog.state().watch;
     let log = match flush_failed {
@@ -356,21 +368,30 @@ async fn write_runs_from<D: Disk>(
     Ok(Some(runs))
 }
 
-/// The runs of the index, in the order of their epochs.
-pub(super) fn open_runs(state: &State, places: SegmentPlaces) -> Result<Vec<Arc<Run>>> {
+/// The runs that a store has.
+pub(super) struct OpenedRuns {
+    /// Those of the index, in the order of their epochs.
+    pub(super) runs: Vec<Arc<Run>>,
+    /// Those of holes, by their identity.
+    pub(super) holes_runs: BTreeMap<u64, Arc<Run>>,
+}
+
+/// Opens all runs; nothing is read.
+pub(super) fn open_runs(state: &State, places: SegmentPlaces) -> Result<OpenedRuns> {
     let mut segments = state.segments_by_run();
-    let mut runs: Vec<Arc<Run>> = Vec::new();
-    let mut records: Vec<&RunRecord> = state.runs.values().collect();
-    records.sort_by_key(|record| (record.first_epoch, record.last_epoch, record.run));
-    for record in records {
+    let mut open = |record: &RunRecord| -> Result<Arc<Run>> {
         let layout = RunLayout {
             segments: segments.remove(&record.run).expect("every run is there")?,
             segments_base_bytes: places.base_bytes,
             segment_bytes: places.segment_bytes,
         };
-        runs.push(Arc::new(Run::open(run_meta(record), layout)?));
-    }
-    Ok(runs)
+        Ok(Arc::new(Run::open(run_meta(record), layout)?))
+    };
+    let mut records: Vec<&RunRecord> = state.runs.values().collect();
+    records.sort_by_key(|record| (record.first_epoch, record.last_epoch, record.run));
+    let runs = records.into_iter().map(&mut open).collect::<Result<_>>()?;
+    let holes_runs = state.holes.values().map(|record| Ok((record.run, open(record)?))).collect::<Result<_>>()?;
+    Ok(OpenedRuns { runs, holes_runs })
 }
 
 /// The index contradicts itself.
@@ -382,11 +403,12 @@ pub(super) fn overlapping(operation: &'static str) -> Error {
 /// The volume in memory, from what the catalog now says.
 fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: OpenOptions) -> Result<Volume> {
     let state = ledger.catalog.state();
-    let runs = open_runs(state, places)?;
+    let OpenedRuns { runs, holes_runs } = open_runs(state, places)?;
     let horizon = ledger.horizon();
     let (facts, restore) = (state.volume, state.restore.clone());
     let blocks = blocks_for(facts.size_bytes);
-    let active = EpochState::new(facts.active_epoch, blocks, ledger.keeping(), options.lanes);
+    let in_use = InUseMap::all_in_use(blocks, ledger.catalog.superblock().granule_shift);
+    let active = EpochState::new(facts.active_epoch, blocks, ledger.keeping(), options.lanes, in_use);
     let view = View { runs, maps: vec![active.saved_now()] };
     if !view.is_ordered() {
         return Err(overlapping("attach"));
@@ -396,6 +418,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
     let epochs = facts.active_epoch.0.saturating_sub(mark_horizon.0.saturating_sub(1));
     ledger.groups_joined = mark_horizon != NO_EPOCH && epochs > ledger.marked().count() as u64;
     ledger.may_be_dead = true;
+    ledger.holes_runs = holes_runs;
     Ok(Volume {
         store_id: ledger.catalog.superblock().store_id,
         session: ledger.catalog.superblock().session,
@@ -410,6 +433,8 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         cache: PageCache::new(options.limits.cache_pages),
         bitmaps: BitmapCache::new(options.limits.bitmap_bytes),
         watch,
+        trust: Trust::new(blocks),
+        holes: Mutex::new(lru::LruCache::new(HOLES_KEPT)),
         restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
         stats: Default::default(),

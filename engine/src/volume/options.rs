@@ -13,6 +13,8 @@ pub struct CreateOptions {
     pub sample_key: [u8; 32],
     /// Bytes in a segment, a power of two; `None` lets the size of the store decide.
     pub segment_bytes: Option<u32>,
+    /// Blocks to a bit of the in-use map: 1, 2, 4 ... or 64 (mission A4).
+    pub granule_blocks: u32,
     /// Bytes of the store device to use; `None` for all.
     pub store_bytes: Option<u64>,
     /// This machine.

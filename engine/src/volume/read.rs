@@ -12,9 +12,9 @@ use crate::entry::{Entry, UNREADABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum;
 use crate::lane::invalid;
-use crate::snapshot::{Snapshot, SnapshotHandle, SnapshotPin};
-use crate::sync::Arc;
-use crate::units::{blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, PIECE_BLOCKS_MAX};
+use crate::snapshot::{Snapshot, SnapshotHandle, SnapshotName, SnapshotPin};
+use crate::sync::{Arc, OnceLock};
+use crate::units::{blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, BLOCK_MAX, PIECE_BLOCKS_MAX};
 use std::ops::Range;
 
 impl Volume {
@@ -33,10 +33,36 @@ impl Volume {
             return Err(invalid("read snapshot", message));
         }
         self.refuse_broken(&snapshot.pin)?;
-        let result = self.read_as_of(disks, snapshot.pin.epoch, offset_bytes, buffer).await;
+        let result = self.read_in_use(disks, snapshot, offset_bytes, buffer).await;
         // A snapshot that broke while it was being read may have given wrong bytes.
         self.refuse_broken(&snapshot.pin)?;
         result
+    }
+
+    /// What is in use as of the snapshot; zeroes elsewhere.
+    async fn read_in_use<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        snapshot: &SnapshotHandle,
+        offset_bytes: u64,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let (holes, end_bytes) = (snapshot.holes(), offset_bytes + buffer.len() as u64);
+        let mut at = offset_bytes;
+        let nothing_behind = BLOCK_MAX + 1..BLOCK_MAX + 1;
+        for hole in holes.within(blocks_touched(offset_bytes, buffer.len() as u64)).chain([nothing_behind]) {
+            let hole_bytes = hole.start * BLOCK_BYTES as u64..hole.end * BLOCK_BYTES as u64;
+            let start = hole_bytes.start.clamp(at, end_bytes);
+            if at < start {
+                let part = &mut buffer[(at - offset_bytes) as usize..(start - offset_bytes) as usize];
+                self.read_as_of(disks, snapshot.pin.epoch, at, part).await?;
+            }
+            let end = hole_bytes.end.clamp(start, end_bytes);
+            planted!("holes-show-what-is-there", continue);
+            buffer[(start - offset_bytes) as usize..(end - offset_bytes) as usize].fill(0);
+            at = end;
+        }
+        Ok(())
     }
 
     fn refuse_broken(&self, pin: &SnapshotPin) -> Result<()> {
@@ -188,34 +214,51 @@ impl Volume {
         Ok(())
     }
 
-    /// A handle that keeps the snapshot readable and undeletable. Fails with `NotFound` or `Broken`.
-    pub async fn snapshot_handle(&self, name: &crate::snapshot::SnapshotName) -> Result<SnapshotHandle> {
-        let ledger = self.ledger.lock().await;
-        let snapshot = ledger.snapshot(name)?;
+    /// A handle that keeps the snapshot readable and undeletable. Fails with `NotFound` or
+    /// `Broken`, with `Busy` while it is being taken, or where its in-use map cannot be read.
+    pub async fn snapshot_handle<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<SnapshotHandle> {
+        let snapshot = self.ledger.lock().await.snapshot(name)?;
         if snapshot.bookmark {
             let message =
                 format!("{name} is a bookmark: what the snapshot held is gone, only what changed since is known");
             return Err(Error::new(ErrorKind::NotFound, "open snapshot", "volume").saying(message));
         }
-        Ok(SnapshotHandle { pin: self.pin(&snapshot)? })
+        Ok(SnapshotHandle { pin: self.pinned(disks, name).await? })
     }
 
-    /// Keeps a snapshot or bookmark from being deleted; whoever asks has the ledger. Fails with `Broken`.
-    pub(super) fn pin(&self, snapshot: &Snapshot) -> Result<Arc<SnapshotPin>> {
-        let name = &snapshot.name;
-        if let Some((_, reason)) = &snapshot.broken {
-            let message = format!("snapshot {name} is broken: {reason}");
-            return Err(Error::new(ErrorKind::Broken, "open snapshot", "store").saying(message));
+    /// Keeps a snapshot or bookmark from being deleted.
+    pub(super) async fn pinned<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<Arc<SnapshotPin>> {
+        let pin = {
+            let ledger = self.ledger.lock().await;
+            let snapshot = ledger.snapshot(name)?;
+            if let Some((_, reason)) = &snapshot.broken {
+                let message = format!("snapshot {name} is broken: {reason}");
+                return Err(Error::new(ErrorKind::Broken, "open snapshot", "store").saying(message));
+            }
+            if ledger.cut_under_way == Some(snapshot.epoch) {
+                let message = format!("snapshot {name} is just being taken; try again");
+                return Err(Error::new(ErrorKind::Busy, "open snapshot", "volume").saying(message));
+            }
+            self.pin(&snapshot)
+        };
+        if pin.holes.get().is_none() {
+            // From here on it cannot be deleted. Somebody else may have been faster.
+            let holes = self.holes_of(disks, pin.epoch).await?;
+            pin.holes.get_or_init(|| holes);
         }
+        Ok(pin)
+    }
+
+    fn pin(&self, snapshot: &Snapshot) -> Arc<SnapshotPin> {
         let mut pins = self.pins.lock().expect("no holder of this lock panics");
         if let Some(pin) = pins.get(&snapshot.epoch).and_then(|pin| pin.upgrade()) {
-            return Ok(pin);
+            return pin;
         }
-        let pin = SnapshotPin { epoch: snapshot.epoch, size_bytes: snapshot.size_bytes, name: name.clone() };
-        let pin = Arc::new(pin);
+        let Snapshot { epoch, size_bytes, ref name, .. } = *snapshot;
+        let pin = Arc::new(SnapshotPin { epoch, size_bytes, name: name.clone(), holes: OnceLock::new() });
         pins.retain(|_, pin| pin.strong_count() > 0);
-        pins.insert(snapshot.epoch, Arc::downgrade(&pin));
-        Ok(pin)
+        pins.insert(epoch, Arc::downgrade(&pin));
+        pin
     }
 }
 

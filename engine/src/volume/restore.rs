@@ -9,13 +9,15 @@
 //! - While a restore is under way nothing cuts, deletes, grows or detaches.
 
 use super::background::Activity;
+use super::ledger::Ledger;
 use super::Volume;
 use crate::catalog::state::RestoreRecord;
 use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, Disk, Disks};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::Item;
+use crate::format::item::{Item, NO_HOLES};
+use crate::holes::Holes;
 use crate::lane::{Content, Lane};
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -182,7 +184,7 @@ impl Volume {
         let _operation = self.operations.lock().await;
         self.refuse_closed("restore")?;
         self.restore.refuse("restore")?;
-        let target = self.snapshot_handle(name).await?;
+        let target = self.snapshot_handle(disks, name).await?;
         if target.size_bytes() != self.size_bytes() {
             let message = format!("the volume has grown since snapshot {name}; export the snapshot instead");
             return Err(Error::new(ErrorKind::Invalid, "restore", "volume").saying(message));
@@ -195,21 +197,34 @@ impl Volume {
             let message = format!("snapshot {name} broke while the state before was cut; the volume is as it was");
             return Err(Error::new(ErrorKind::Broken, "restore", "store").saying(message));
         }
-        let item = Item::RestorePut { target_epoch, before_epoch, cursor_block: 0 };
-        ledger.catalog.admit(std::slice::from_ref(&item))?;
-        let result = ledger.catalog.append(&disks.store, std::slice::from_ref(&item)).await;
+        let map = ledger.catalog.state().maps.get(&target_epoch).copied().unwrap_or(NO_HOLES);
+        let items = [Item::RestorePut { target_epoch, before_epoch, cursor_block: 0 }, Item::LiveMap { run: map }];
+        ledger.catalog.admit(&items)?;
+        let result = ledger.catalog.append(&disks.store, &items).await;
         if result.is_err() {
             // In doubt. It has begun, so that the volume shows the same should it reappear after a crash.
-            ledger.in_memory(std::slice::from_ref(&item));
+            ledger.in_memory(&items);
             self.restore.in_doubt.store(true, Ordering::Relaxed);
         }
         self.restore.set(ledger.catalog.state().restore.clone());
+        self.take_back_map(&mut ledger, target.holes()).await;
         self.work.notify();
         result.map_err(|error| {
             let message = "the store did not confirm it; the restore has begun and goes on when the store works again";
             Error::new(error.kind(), "restore", "store").saying(message).caused_by(error)
         })?;
         Ok(snapshot)
+    }
+
+    /// What was not in use in the target is not in use any more.
+    async fn take_back_map(&self, ledger: &mut Ledger, holes: &Holes) {
+        self.gate.close();
+        let drained = self.gate.drain(&Deadline::new()).await;
+        assert!(drained, "a deadline that nobody expires does not come");
+        planted!("restore-keeps-the-map", return self.gate.open());
+        self.active_epoch().in_use.replace(holes);
+        self.guard_map(ledger);
+        self.gate.open();
     }
 
     /// Every block that may have to move was saved since the target: their number bounds what is saved again.
@@ -410,8 +425,12 @@ impl Volume {
         view.find_range(&disks.store, &self.cache, range.clone(), target, &mut found).await?;
         drop(view);
         // A block without an entry was not overwritten since the target: the origin has it.
-        let moves =
-            |block: BlockIndex| found[(block - range.start) as usize].is_some() && !self.restore.is_moved(block);
+        // One that is not in use holds nothing that anybody could miss.
+        let active = self.active_epoch();
+        let moves = |block: BlockIndex| {
+            let is_saved = found[(block - range.start) as usize].is_some();
+            is_saved && !self.restore.is_moved(block) && active.in_use.is_all_in_use(block..block + 1)
+        };
         if let Ok(content) = self.read_blocks_as_of(disks, target, range.clone()).await {
             for (slot, block) in range.clone().enumerate().filter(|(_, block)| moves(*block)) {
                 let image = &content[slot * BLOCK_BYTES..(slot + 1) * BLOCK_BYTES];

@@ -227,11 +227,17 @@ impl Volume {
     }
 }
 
+/// Items that give a run its segments.
+pub(crate) fn segment_items_of(ledger: &Ledger, run: &Run) -> Vec<Item> {
+    let used = RunLayout::segments_for(run.meta().pages, run.layout().segment_bytes) as usize;
+    let state = SegmentState::Run { run: run.meta().run, ordinal: 0 };
+    ledger.segment_items(&run.layout().segments[..used], state, 1)
+}
+
 /// Items that add a run and give it its segments.
 pub(crate) fn run_items(ledger: &Ledger, run: &Run) -> Vec<Item> {
     let RunMeta { run: id, first_epoch, last_epoch, entries, pages, height, first_block, last_block } = *run.meta();
-    let used = RunLayout::segments_for(pages, run.layout().segment_bytes) as usize;
-    let mut items = ledger.segment_items(&run.layout().segments[..used], SegmentState::Run { run: id, ordinal: 0 }, 1);
+    let mut items = segment_items_of(ledger, run);
     let record = RunRecord { run: id, first_epoch, last_epoch, entries, pages, height, first_block, last_block };
     items.push(Item::RunPut(record));
     items

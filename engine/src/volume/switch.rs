@@ -9,19 +9,22 @@ use super::seal::Frozen;
 use super::Volume;
 use crate::deadline::Deadline;
 use crate::epoch::{EpochState, Keeping};
+use crate::in_use::InUseMap;
 use crate::sync::Arc;
 
 impl Volume {
     /// A new epoch that follows the active one, for a volume of `blocks` blocks. Made before the gate is closed.
     pub(crate) fn prepare_epoch(&self, blocks: u64, keeping: Keeping) -> Arc<EpochState> {
-        let number = self.active_epoch().number.next();
-        Arc::new(EpochState::new(number, blocks, keeping, self.lane_count()))
+        let before = self.active_epoch();
+        let in_use = InUseMap::following(&before.in_use, blocks);
+        Arc::new(EpochState::new(before.number.next(), blocks, keeping, self.lane_count(), in_use))
     }
 
     /// Makes `next` the active epoch. The gate is closed and drained.
     pub(crate) fn switch_epoch(&self, ledger: &mut Ledger, next: Arc<EpochState>) {
         // That it is drained cannot be asserted: who tries to enter is counted until they see that it is closed.
         assert!(self.gate.is_closed());
+        next.in_use.begin();
         let saved = next.saved_now();
         self.replace_view(Vec::new(), |view| view.maps.push(saved));
         let before = self.active.switch(next);
@@ -38,5 +41,6 @@ impl Volume {
         assert!(drained, "a deadline that nobody expires does not come");
         self.switch_epoch(ledger, next);
         self.gate.open();
+        self.active_epoch().in_use.inherit();
     }
 }

@@ -2,9 +2,10 @@
 
 use crate::model::{sectors, Model, BLOCK, SECTOR};
 use cairn_engine::deadline::Deadline;
-use cairn_engine::delta::{DeltaPoint, Extent};
+use cairn_engine::delta::{DeltaPoint, Extent, ExtentKind};
 use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::error::{ErrorKind, Result};
+use cairn_engine::holes::Holes;
 use cairn_engine::sim::rig::{snapshot_name, snapshot_options, Rig, StateDirectory};
 use cairn_engine::sim::{block_on, Crash, SimDisk, SimDiskOptions};
 use cairn_engine::volume::{Limits, OfflineStore};
@@ -40,8 +41,8 @@ impl Source<'_> {
     fn point(&self, name: Option<&str>) -> DeltaPoint {
         let Some(name) = name else { return DeltaPoint::live() };
         match self {
-            Source::Attached(rig) => block_on(rig.volume.delta_point(&snapshot_name(name))),
-            Source::Detached(store, _) => store.delta_point(&snapshot_name(name)),
+            Source::Attached(rig) => block_on(rig.volume.delta_point(&rig.disks, &snapshot_name(name))),
+            Source::Detached(store, disks) => block_on(store.delta_point(&disks.store, &snapshot_name(name))),
         }
         .expect("it is whole")
     }
@@ -53,6 +54,14 @@ impl Source<'_> {
                 Source::Detached(store, disks) => store.changes(&disks.store, ends.0, ends.1, from, most).await,
             }
         })
+    }
+
+    /// What is not in use in the live volume.
+    fn holes_now(&self) -> Holes {
+        match self {
+            Source::Attached(rig) => rig.volume.holes_now(),
+            Source::Detached(store, disks) => block_on(store.holes_now(&disks.store)),
+        }
     }
 
     fn read(&self, name: &str, length_bytes: u64) -> Vec<u8> {
@@ -164,6 +173,7 @@ impl Machine {
         let range = self.random_range();
         let length_bytes = (range.end - range.start) * SECTOR;
         block_on(self.rig().lane.discard(range.start * SECTOR, length_bytes)).expect("the disk works");
+        self.model.discard(range);
         self.follow();
     }
 
@@ -180,9 +190,18 @@ impl Machine {
         self.names += 1;
         let name = format!("p{}", self.names);
         match self.rig().snapshot(&name) {
-            Ok(_) => self.model.cut(&name),
+            Ok(_) => {
+                let holes = self.holes_of(&name);
+                self.model.cut(&name, holes);
+            }
             Err(error) => assert!(self.tight && error.kind() == ErrorKind::NoSpace, "{error:?}"),
         }
+    }
+
+    fn holes_of(&self, name: &str) -> Holes {
+        let rig = self.rig();
+        let handle = block_on(rig.volume.snapshot_handle(&rig.disks, &snapshot_name(name))).expect("it was just taken");
+        handle.holes().as_ref().clone()
     }
 
     fn random_point(&mut self) -> Option<String> {
@@ -205,7 +224,8 @@ impl Machine {
             Err(error) => assert!(point.is_bookmark && error.kind() == ErrorKind::Exists, "{error:?}"),
         }
         point.is_bookmark = true;
-        let handle = block_on(self.rig().volume.snapshot_handle(&snapshot_name(&name)));
+        let rig = self.rig();
+        let handle = block_on(rig.volume.snapshot_handle(&rig.disks, &snapshot_name(&name)));
         assert_eq!(handle.expect_err("nobody reads a bookmark").kind(), ErrorKind::NotFound);
     }
 
@@ -242,11 +262,11 @@ impl Machine {
             return;
         }
         self.reached.restores += 1;
-        let moved = self.model.touched_between(&name, None);
-        let content = target.content.clone();
-        self.model.cut(&before);
-        self.model.touch(moved);
-        self.model.content = content;
+        let mut moved = self.model.touched_between(&name, None);
+        moved.retain(|block| !target.holes.contains(*block));
+        let holes = self.holes_of(&before);
+        self.model.cut(&before, holes);
+        self.model.restore(&name, moved);
         self.ask_while_restoring(&name);
         if self.random.u8(..4) == 0 {
             self.work_some();
@@ -258,6 +278,8 @@ impl Machine {
         }
         self.rig().work().expect("the store works");
         assert_eq!(self.rig().volume.restore_progress(), None);
+        self.follow();
+        self.model.follow_holes(&self.rig().volume.holes_now());
     }
 
     /// While blocks move back, what is reported since a snapshot is at least what differs.
@@ -298,6 +320,7 @@ impl Machine {
         let rig = Rig::attach(disks, self.limits, StateDirectory::default()).expect("it is attached again");
         self.rig = Some(rig);
         self.follow();
+        self.model.follow_holes(&self.rig().volume.holes_now());
     }
 
     /// What broke because the store was full is no longer asked for.
@@ -306,7 +329,7 @@ impl Machine {
         let all = block_on(async { [volume.snapshots().await, volume.bookmarks().await].concat() });
         for point in all.iter().filter(|point| point.broken.is_some()) {
             assert!(self.tight, "seed {}: {} broke: {:?}", self.seed, point.name, point.broken);
-            let refused = block_on(volume.delta_point(&point.name)).expect_err("it is broken");
+            let refused = block_on(volume.delta_point(&disks, &point.name)).expect_err("it is broken");
             assert_eq!(refused.kind(), ErrorKind::Broken);
             block_on(volume.delete(&disks, &point.name)).expect("nobody holds it");
             self.model.points.remove(point.name.as_str());
@@ -331,6 +354,12 @@ impl Machine {
         let before = disks.store.counts();
         let mut store = block_on(OfflineStore::open(&disks.store, None)).expect("a whole store");
         assert_eq!(store.snapshots().len() + store.bookmarks().len(), self.model.points.len(), "seed {}", self.seed);
+        let all = [store.snapshots(), store.bookmarks()].concat();
+        for point in all.iter().filter(|point| point.broken.is_some()) {
+            // The end of the attachment needed the room.
+            assert!(self.tight, "seed {}: {} broke: {:?}", self.seed, point.name, point.broken);
+            self.model.points.remove(point.name.as_str());
+        }
         block_on(store.verify_origin(&disks.origin)).expect("nobody wrote it");
         let size_bytes = store.size_bytes() as usize;
         let mut content = aligned_buffer(size_bytes);
@@ -367,7 +396,9 @@ impl Machine {
                 break;
             }
         }
-        let expected = self.model.delta(older, newer, from);
+        let live = source.holes_now();
+        self.model.assert_free(&live);
+        let expected = self.model.delta(older, newer, &live, from);
         assert_eq!(found, expected, "seed {}: from {older:?} to {newer:?} at {from}", self.seed);
         self.reached.triples += 1;
         self.reached.triples_of_the_live_volume += u64::from(newer.is_none());
@@ -382,7 +413,7 @@ impl Machine {
     /// The older content with the delta upon it is the newer content. Bookmarks are known to the model alone.
     fn apply(&mut self, source: &Source<'_>, older: &str, newer: Option<&str>, delta: &[Extent]) {
         let content = |name: Option<&str>| match name {
-            None => self.model.content.clone(),
+            None => Model::without(&self.model.content, &source.holes_now()),
             Some(name) => {
                 let point = &self.model.points[name];
                 let read = (!point.is_bookmark).then(|| sectors(&source.read(name, point.size_bytes())));
@@ -391,10 +422,14 @@ impl Machine {
             }
         };
         let (mut result, newer) = (content(Some(older)), content(newer));
+        let zeroes = crc32c::crc32c(&[0; SECTOR as usize]);
         result.resize(newer.len(), 0);
         for extent in delta {
             let range = (extent.offset_bytes / SECTOR) as usize..(end_of(extent) / SECTOR) as usize;
-            result[range.clone()].copy_from_slice(&newer[range]);
+            match extent.kind {
+                ExtentKind::Data => result[range.clone()].copy_from_slice(&newer[range]),
+                ExtentKind::NotInUse => result[range].fill(zeroes),
+            }
         }
         assert!(result == newer, "seed {}: the delta from {older} does not lead there", self.seed);
         self.reached.applied += 1;

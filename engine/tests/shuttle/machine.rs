@@ -175,9 +175,10 @@ impl Machine {
 
     /// Reads a snapshot if there is one, in pieces that need not be whole blocks.
     fn read_snapshot(&self, disks: &Disks<SlowDisk>, name: &str) {
-        let handle = match block_on(self.volume.snapshot_handle(&snapshot_name(name))) {
+        let handle = match block_on(self.volume.snapshot_handle(disks, &snapshot_name(name))) {
             Ok(handle) => handle,
-            Err(error) => return assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+            // Busy: it is just being taken.
+            Err(error) => return assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Busy), "{error}"),
         };
         let mut content = aligned_buffer(((BLOCKS.end - BLOCKS.start) as usize) * BLOCK_BYTES);
         let offset_bytes = BLOCKS.start * BLOCK_BYTES as u64;

@@ -3,7 +3,9 @@
 use super::Seeds;
 use crate::delta::flag;
 use cairn_delta::rbd::{Header, Version};
-use cairn_delta::{rbd, Compression, Fingerprint, Frame, Reader, SnapshotIdentity, StreamHeader, Writer, WriterOptions};
+use cairn_delta::{
+    rbd, Compression, Fingerprint, Frame, Reader, SnapshotIdentity, StreamHeader, Writer, WriterOptions,
+};
 
 const SIZE_BYTES: u64 = 64 << 10;
 

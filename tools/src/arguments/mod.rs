@@ -9,10 +9,11 @@ mod deltas;
 pub use deltas::{Audit, Diff, DiffFormat, Export, ExportFormat, Import, ImportFormat, Receive, Send};
 
 use crate::names::{SnapshotPath, Target, VolumeName};
-use crate::output::bytes::{parse_bytes, parse_segment_bytes};
+use crate::output::bytes::{parse_bytes, parse_granule_blocks, parse_segment_bytes};
 use crate::points::Point;
 use cairn_target::control::api::FREEZE_TIMEOUT_MS_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "\
@@ -153,6 +154,9 @@ pub struct Create {
     /// Size of a segment, the piece in which the store is handed out
     #[arg(long, value_name = "SIZE", value_parser = parse_segment_bytes)]
     pub segment_size: Option<u32>,
+    /// What one bit of the in-use map stands for, from 4K to 256K; larger takes less memory
+    #[arg(long, value_name = "SIZE", value_parser = parse_granule_blocks, default_value = "4K")]
+    pub in_use_granule: u32,
     /// Overwrite whatever the store holds
     #[arg(long)]
     pub force: bool,
@@ -187,6 +191,13 @@ pub struct Attach {
     /// Requests in flight a queue
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub depth: Option<u16>,
+    /// Serve NBD over TCP, too, at this address and port; beyond the loopback interface it takes --tls-creds
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub nbd_listen: Option<SocketAddr>,
+    /// Directory with ca-cert.pem, server-cert.pem and server-key.pem (and ca-crl.pem); TCP clients then need TLS and a
+    /// certificate of that authority
+    #[arg(long, value_name = "DIR", requires = "nbd_listen")]
+    pub tls_creds: Option<PathBuf>,
     /// Go on with an origin that was written while Cairn was away; older snapshots are marked broken
     #[arg(long)]
     pub accept_changed_origin: bool,

@@ -228,7 +228,7 @@ impl ControlHandler for Worker {
     async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport> {
         let _alone = self.administration.lock().await;
         self.snapshot_named(&name).await?;
-        let handle = self.volume.snapshot_handle(&name).await?;
+        let handle = self.volume.snapshot_handle(&self.disks, &name).await?;
         match crate::ublk::features::obstacle() {
             Some(obstacle) if scratch => return Err(self.refuse_scratch(&name, &obstacle)),
             Some(_) => self.block_devices.expose_over_nbd(name.as_str(), handle)?,
@@ -299,6 +299,8 @@ impl ControlHandler for Worker {
                 segments_freed: stats.segments_freed,
                 restored_blocks: stats.blocks_restored,
                 snapshots_broken: stats.snapshots_broken,
+                forgone_blocks: stats.blocks_forgone,
+                not_in_use_bytes: self.volume.holes_now().blocks() * BLOCK_BYTES as u64,
             },
             cut_pauses: self.stats.cut_pauses(),
         })

@@ -253,11 +253,11 @@ impl Runner<'_> {
         };
         let (target, before) = (snapshot_name(&target), self.next_name());
         let volume = &self.attached().volume;
-        let content = block_on(self.machine.snapshot_content(volume, &target)).map_err(failed)?;
+        let picture = block_on(self.machine.snapshot_picture(volume, &target)).map_err(failed)?;
         let ticket = self.oracle.start_snapshot(&before);
         let mut restored = self.oracle.clone();
         restored.end_snapshot(&before, ticket, Some(Existence::Sure));
-        restored.replace_volume(&content);
+        restored.replace_volume(&picture);
         self.enter_phase_of(vec![self.oracle.clone(), restored.clone()]);
         let options = snapshot_options();
         let volume = &self.attached().volume;

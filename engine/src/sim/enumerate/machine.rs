@@ -11,8 +11,10 @@ use super::verdict::{numbers, Found, FoundSnapshot};
 use crate::disk::{aligned_buffer, Disk, Disks};
 use crate::error::Error;
 use crate::format::geometry::{Geometry, AREA_BYTES_MIN, SEGMENT_BYTES_MIN};
+use crate::holes::Holes;
 use crate::lane::Lane;
 use crate::sim::executor::block_on;
+use crate::sim::picture::Picture;
 use crate::sim::rig::{create_options, open_options, StateDirectory};
 use crate::sim::stamp::stamp;
 use crate::snapshot::SnapshotName;
@@ -112,19 +114,19 @@ impl Machine {
                 if let Some(reason) = &snapshot.broken {
                     return Err(format!("snapshot {name} is broken without a fault: {reason:?}"));
                 }
-                let content = self.snapshot_content(volume, &snapshot.name).await;
-                let content = content.map_err(|error| format!("snapshot {name} cannot be read: {error:?}"))?;
-                found.snapshots.push(FoundSnapshot { name, content: numbers(&content) });
+                let picture = self.snapshot_picture(volume, &snapshot.name).await;
+                let picture = picture.map_err(|error| format!("snapshot {name} cannot be read: {error:?}"))?;
+                found.snapshots.push(FoundSnapshot { name, content: numbers(&picture.content) });
             }
             Ok(found)
         })
     }
 
-    pub(super) async fn snapshot_content(&self, volume: &Volume, name: &SnapshotName) -> Result<Vec<u8>, Error> {
-        let handle = volume.snapshot_handle(name).await?;
+    pub(super) async fn snapshot_picture(&self, volume: &Volume, name: &SnapshotName) -> Result<Picture, Error> {
+        let handle = volume.snapshot_handle(&self.disks, name).await?;
         let mut content = aligned_buffer(handle.size_bytes() as usize);
         volume.read_snapshot(&self.disks, &handle, 0, &mut content).await?;
-        Ok(content.to_vec())
+        Ok(Picture { content: content.to_vec(), holes: Holes::clone(handle.holes()) })
     }
 
     /// Attaches an image and looks at it. With `record`, the tape then holds the requests of the attach.

@@ -4,6 +4,7 @@
 //! - Nothing is under way while the volume is looked at as a whole.
 
 use super::History;
+use crate::sim::picture::Picture;
 use crate::units::{BLOCK_BYTES, TEAR_BYTES};
 
 impl History {
@@ -16,9 +17,18 @@ impl History {
     }
 
     /// All of the volume, if all of it can be read.
-    pub(super) fn readable_volume(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn readable_volume(&mut self) -> Option<Picture> {
         let blocks: Option<Vec<Vec<u8>>> = self.whole_volume().into_iter().collect();
-        blocks.map(|blocks| blocks.concat())
+        let holes = self.context().volume.holes_now();
+        blocks.map(|blocks| Picture { content: blocks.concat(), holes })
+    }
+
+    /// Whether lanes find no segment any more.
+    pub(super) fn is_store_full(&mut self) -> bool {
+        let context = self.context();
+        let stats = self.machine().host.scheduler.spawn("stats", async move { context.volume.stats().await });
+        let stats = self.wait(&stats);
+        stats.segments_free <= stats.segments_total / 4
     }
 
     pub(super) fn whole_volume(&mut self) -> Vec<Option<Vec<u8>>> {

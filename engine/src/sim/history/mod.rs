@@ -6,6 +6,7 @@
 //!   and what differed.
 
 mod attach;
+mod deltas;
 mod evidence;
 mod inject;
 mod judge;
@@ -28,6 +29,7 @@ use super::rig::StateDirectory;
 use super::stamp::stamp;
 use crate::deadline::Deadline;
 use crate::disk::Disks;
+use crate::sim::picture::Picture;
 use crate::units::TEAR_BYTES;
 use machine::Machine;
 use operations::{Context, Manner};
@@ -90,7 +92,7 @@ struct History {
     /// Since the last attach something silent hit the superblocks or the catalog.
     metadata_damaged: bool,
     /// What the volume held before the last restore, while that may go on.
-    before_restore: Option<Vec<u8>>,
+    before_restore: Option<Picture>,
     /// The store did not confirm it.
     restore_in_doubt: bool,
     /// Ticks in a row that brought no operation to its end, and how many had ended at the last of them.
@@ -325,6 +327,11 @@ impl History {
             if self.shared.trouble.damaged() || self.shared.trouble.lied() {
                 // Where the index is damaged only the owner ends a restore, by giving it up.
                 self.shared.reached("histories that end in a restore which damage holds up", 1);
+                return self.switch_off();
+            }
+            if self.context().tight_store && self.is_store_full() {
+                // The owner enlarges the store; until then the restore waits.
+                self.shared.reached("histories that end in a restore which a full store holds up", 1);
                 return self.switch_off();
             }
             self.give_up("a restore does not end although the devices work".to_owned());

@@ -8,9 +8,11 @@ use super::shared::Shared;
 use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, Disks};
 use crate::error::{Error, ErrorKind};
+use crate::holes::Holes;
 use crate::lane::Lane;
 use crate::sim::executor::yield_now;
 use crate::sim::oracle::{Change, Existence};
+use crate::sim::picture::Picture;
 use crate::sim::rig::{snapshot_name, snapshot_options};
 use crate::sim::stamp::stamp;
 use crate::sim::{FaultTarget, SimDisk};
@@ -228,7 +230,7 @@ impl Context {
     }
 
     async fn read_snapshot_once(&self, name: &str, sectors: Range<u64>) -> Result<(), Error> {
-        let handle = self.volume.snapshot_handle(&snapshot_name(name)).await?;
+        let handle = self.volume.snapshot_handle(&self.disks, &snapshot_name(name)).await?;
         let expected = self.shared.oracle.borrow().snapshot_sectors(name);
         if expected.is_some_and(|expected| expected * SECTOR != handle.size_bytes()) {
             self.shared.fail(format!("snapshot {name} has {} bytes, not {expected:?} sectors", handle.size_bytes()));
@@ -241,13 +243,13 @@ impl Context {
     }
 
     /// All of a snapshot, for the model and for a restore.
-    pub(super) async fn snapshot_content(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let handle = self.volume.snapshot_handle(&snapshot_name(name)).await?;
+    pub(super) async fn snapshot_picture(&self, name: &str) -> Result<Picture, Error> {
+        let handle = self.volume.snapshot_handle(&self.disks, &snapshot_name(name)).await?;
         let mut buffer = aligned_buffer(handle.size_bytes() as usize);
         self.volume.read_snapshot(&self.disks, &handle, 0, &mut buffer).await?;
         let verdict = self.shared.oracle.borrow_mut().observe_snapshot(name, 0, &buffer);
         self.shared.require(verdict);
-        Ok(buffer.to_vec())
+        Ok(Picture { content: buffer.to_vec(), holes: Holes::clone(handle.holes()) })
     }
 
     /// All of the volume; none for the blocks that cannot be read.
@@ -293,6 +295,11 @@ impl Context {
                 Some(reason) => self.shared.fail(format!("snapshot {name} is broken without a cause: {reason:?}")),
             }
         }
+        let whole: Vec<&str> =
+            found.iter().filter(|one| one.broken.is_none()).map(|one| one.name.as_str()).filter(|_| thorough).collect();
+        if let [older, newer] | [older, .., newer] = whole[..] {
+            self.inspect_delta(older, newer).await;
+        }
         for (name, existence) in known {
             if found.iter().any(|snapshot| snapshot.name.as_str() == name) {
                 continue;
@@ -308,7 +315,7 @@ impl Context {
 
     /// Reads all of a snapshot: at once, or block by block where that fails, so that one bad block hides no other.
     async fn inspect_content(&self, name: &str) {
-        if self.snapshot_content(name).await.is_ok() {
+        if self.snapshot_picture(name).await.is_ok() {
             return;
         }
         let size = self.shared.oracle.borrow().snapshot_sectors(name).unwrap_or(0);
@@ -334,6 +341,7 @@ impl Context {
                 let broken = |sentence: &str| sentence.starts_with("snapshot ") && sentence.contains(" is broken: ");
                 let mut faults = findings.iter().filter(|finding| finding.serious && !broken(&finding.sentence));
                 if let Some(finding) = faults.next() {
+                    self.shared.trouble.absorb(&self.disks);
                     if !self.shared.trouble.damaged() && !self.struck_since(began) {
                         self.shared.fail(format!("check finds a fault where there is none: {}", finding.sentence));
                     }
@@ -396,6 +404,8 @@ impl Context {
         shared.reached("snapshots broken", stats.snapshots_broken);
         shared.reached("records taken at a later try", stats.records_retried);
         shared.reached("waits for another's claim", stats.claim_waits);
+        shared.reached("free blocks not saved", stats.blocks_forgone);
+        shared.reached("untrusted regions", stats.regions_untrusted);
         shared.reached("torn records ended a log", stats.records_torn);
         shared.reached("lost records noticed", stats.records_lost);
     }

@@ -7,7 +7,9 @@
 
 use super::operations::{Manner, RestoreOutcome};
 use super::History;
-use crate::units::{BLOCK_BYTES, TEAR_BYTES};
+use crate::holes::Holes;
+use crate::sim::picture::Picture;
+use crate::units::TEAR_BYTES;
 
 /// Ticks that may pass before a restore that makes no progress is given up: every sixty ticks of its lanes it tries again
 /// what it could not move.
@@ -15,8 +17,8 @@ const RESTORE_TICKS_MAX: u32 = 70;
 
 /// A restore that a crash may cut off.
 pub(super) struct Restoring {
-    /// What the snapshot holds.
-    pub(super) content: Vec<u8>,
+    /// The snapshot.
+    pub(super) target: Picture,
 }
 
 impl History {
@@ -31,8 +33,8 @@ impl History {
         }
         let reader = context.clone();
         let target = name.clone();
-        let handle = self.machine().host.scheduler.spawn("read", async move { reader.snapshot_content(&target).await });
-        let Ok(content) = self.wait(&handle) else { return };
+        let handle = self.machine().host.scheduler.spawn("read", async move { reader.snapshot_picture(&target).await });
+        let Ok(picture) = self.wait(&handle) else { return };
         let Some(before_restore) = self.readable_volume() else { return };
         if context.volume.restore_progress().is_none() {
             self.before_restore = Some(before_restore);
@@ -49,12 +51,12 @@ impl History {
         match done.take() {
             Some(RestoreOutcome::Refused) => {}
             Some(outcome) => {
-                self.shared.oracle.borrow_mut().replace_volume(&content);
+                self.shared.oracle.borrow_mut().replace_volume(&picture);
                 self.restore_in_doubt = outcome == RestoreOutcome::InDoubt;
                 self.shared.reached("restores", 1);
                 self.shared.reached("restores in doubt", u64::from(self.restore_in_doubt));
             }
-            None => self.crash(Some(Restoring { content })),
+            None => self.crash(Some(Restoring { target: picture })),
         }
     }
 
@@ -74,12 +76,15 @@ impl History {
         if untouched && !begun {
             return;
         }
-        let target = |index: usize| restoring.content.chunks(BLOCK_BYTES).nth(index);
-        if !blocks().all(|(index, block)| target(index) == Some(&block[..])) {
+        let is_restored = |(index, block): (usize, &Vec<u8>)| {
+            let sectors = (index as u64 * 8..).zip(block.chunks_exact(TEAR_BYTES));
+            sectors.into_iter().all(|(sector, content)| restoring.target.permits(sector, content))
+        };
+        if !blocks().all(is_restored) {
             self.shared.fail("after a restore was cut off the volume is neither what it was nor the snapshot".into());
         }
         self.shared.reached("restores cut off", 1);
-        self.shared.oracle.borrow_mut().replace_volume(&restoring.content);
+        self.shared.oracle.borrow_mut().replace_volume(&restoring.target);
     }
 
     /// A restore that the store did not confirm is there after a crash, or nothing of it is.
@@ -88,7 +93,7 @@ impl History {
             return;
         }
         let Some(before) = self.before_restore.take() else { return };
-        if self.readable_volume().is_some_and(|content| content == before) {
+        if self.readable_volume().is_some_and(|now| before.permits_all(&now.content)) {
             self.shared.reached("restores in doubt that a crash took back", 1);
             self.shared.oracle.borrow_mut().replace_volume(&before);
         }
@@ -98,14 +103,14 @@ impl History {
     pub(super) fn follow_mixture(&mut self, restoring: Option<Restoring>) {
         self.repair();
         let before = self.before_restore.take().unwrap_or_default();
-        let after = restoring.map(|restoring| restoring.content).unwrap_or_default();
+        let after = restoring.map(|restoring| restoring.target).unwrap_or_default();
         let mut content = Vec::new();
         for (index, block) in self.whole_volume().into_iter().enumerate() {
             let Some(block) = block else { self.give_up("a mixture cannot be read".to_owned()) };
             // A block that was being moved when the power went is a mixture itself, sector by sector.
             let oracle = self.shared.oracle.borrow();
             let legal = (index as u64 * 8..).zip(block.chunks_exact(TEAR_BYTES)).all(|(sector, content)| {
-                let matches = |whole: &[u8]| whole.chunks(TEAR_BYTES).nth(sector as usize) == Some(content);
+                let matches = |picture: &Picture| picture.permits(sector, content);
                 oracle.permits_sector(sector, content) || matches(&before) || matches(&after)
             });
             drop(oracle);
@@ -114,7 +119,12 @@ impl History {
             }
             content.extend(block);
         }
-        self.shared.oracle.borrow_mut().replace_volume(&content);
+        let either = before.holes.ranges().iter().chain(after.holes.ranges());
+        let mut holes: Vec<_> = either.cloned().collect();
+        holes.sort_by_key(|hole| hole.start);
+        let everything = Holes::of([0..u64::MAX]);
+        let holes = everything.without(everything.without(holes).ranges().iter().cloned());
+        self.shared.oracle.borrow_mut().replace_volume(&Picture { content, holes });
     }
 
     /// Lets a restore move all its blocks: before that there is no detaching. False where it cannot.
