@@ -3,6 +3,7 @@
 mod frontends;
 mod images;
 mod metadata;
+mod streams;
 
 pub use images::wrong_content;
 
@@ -19,5 +20,7 @@ pub fn all() -> Vec<(&'static str, Seeds)> {
         ("ops_crash", images::ops_crash()),
         ("nbd", frontends::nbd()),
         ("control", frontends::control()),
+        ("delta", streams::delta()),
+        ("rbd_diff", streams::rbd_diff()),
     ]
 }

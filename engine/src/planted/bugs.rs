@@ -67,6 +67,7 @@ pub const BUGS: &[Bug] = &[
     bug("merge-drops-the-cut", EXACT, "the first epoch of a snapshot counts as of the snapshot before"),
     bug("merge-frees-shared-segment", EXACT, "a merge frees segments in which older snapshots still need a few blocks"),
     bug("delete-frees-needed-epoch", EXACT, "the epoch of the oldest snapshot is freed with those before it"),
+    bug("doubtful-hand-out-lost", PRODUCTION, "segments whose hand-out the store did not confirm are not used again"),
     bug("segment-freed-under-reader", EXACT, "segments are handed out again while a reader reads them"),
     // The catalog and the superblock.
     bug("append-left-volatile", EXACT, "a catalog record is acted on before it is durable"),
@@ -92,11 +93,7 @@ pub const BUGS: &[Bug] = &[
     bug("host-recorded-too-early", EXACT, "an attach that fails half-way forgets whose store it was"),
     // In-use maps.
     bug("write-leaves-the-block-free", EXACT, "a write to a block that is not in use does not make it so"),
-    bug(
-        "holes-forgone-before-durable",
-        EXACT,
-        "what is not in use is overwritten unsaved before the map is on the store",
-    ),
+    bug(EXACT, "what is not in use is overwritten unsaved before the map is on the store"),
     bug("older-snapshots-forgotten", EXACT, "what is not in use is not saved for older snapshots that have it either"),
     bug("untrusted-region-not-recorded", EXACT, "after a crash the map has holes where something was written since"),
     bug("untrusted-regions-trusted", EXACT, "an attach believes the map also where it is recorded as out of date"),

@@ -341,6 +341,7 @@ impl Context {
                 let broken = |sentence: &str| sentence.starts_with("snapshot ") && sentence.contains(" is broken: ");
                 let mut faults = findings.iter().filter(|finding| finding.serious && !broken(&finding.sentence));
                 if let Some(finding) = faults.next() {
+                    self.shared.trouble.absorb(&self.disks);
                     if !self.shared.trouble.damaged() && !self.struck_since(began) {
                         self.shared.fail(format!("check finds a fault where there is none: {}", finding.sentence));
                     }
@@ -403,6 +404,8 @@ impl Context {
         shared.reached("snapshots broken", stats.snapshots_broken);
         shared.reached("records taken at a later try", stats.records_retried);
         shared.reached("waits for another's claim", stats.claim_waits);
+        shared.reached("free blocks not saved", stats.blocks_forgone);
+        shared.reached("untrusted regions", stats.regions_untrusted);
         shared.reached("torn records ended a log", stats.records_torn);
         shared.reached("lost records noticed", stats.records_lost);
     }
