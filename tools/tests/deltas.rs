@@ -261,3 +261,35 @@ fn a_bookmark_begins_a_delta_and_a_stream_and_is_never_read() {
     place.done(&["delete", "v#one", "--yes"]);
     place.fails(&["diff", "v#one", "v@two"], 10, "base-missing");
 }
+
+#[test]
+fn what_is_not_in_use_any_more_travels_as_such_and_reads_as_zeroes() {
+    let place = Place::new();
+    let volume = two_snapshots(&place);
+    let (replica, other) = (place.text("replica.img"), place.text("other.img"));
+    sh(&place.shell(&format!("$CAIRN send v@two | $CAIRN receive {replica}; cp --sparse=never {replica} {other}")));
+    let mut client = volume.open("v");
+    assert_eq!(client.call(common::nbd::TRIM, 0, 8 * MIB, 64 << 10, &[]), 0);
+    drop(client);
+    place.done(&["snapshot", "v@three"]);
+    let diff = place.json(&["diff", "v@two", "v@three"]);
+    assert_eq!(diff["extents"], json!([{ "offset_bytes": 8 * MIB, "length_bytes": 64 << 10, "kind": "not-in-use" }]));
+    assert!(place.done(&["diff", "v@two", "v@three"]).stdout.contains("not in use"));
+    assert!(place.done(&["diff", "v@two", "v@three", "--format", "rbd"]).stdout.contains("zero"));
+    let stream = place.text("delta.cairn");
+    sh(&place.shell(&format!("$CAIRN send -i two v@three > {stream}")));
+    assert!(std::fs::metadata(&stream).expect("there").len() < 4096, "nothing but the range travels");
+    let received = Pipe::new(&place).receive(&stream, &[&replica]);
+    assert_eq!(received["verified"], true, "{received}");
+    let expected = volume.snapshot_content("three");
+    assert!(expected[8 << 20..(8 << 20) + (64 << 10)].iter().all(|byte| *byte == 0));
+    assert!(content(&replica) == expected);
+    // A copy without its record is told by its content.
+    let received = Pipe::new(&place).receive(&stream, &[&other]);
+    assert_eq!(received["verified"], true, "{received}");
+    assert!(content(&other) == expected);
+    place.done(&["export", "v@three", &place.text("three.raw")]);
+    assert!(content(place.path("three.raw")) == expected);
+    place.done(&["receive", &replica, "--undo"]);
+    assert!(content(&replica) == volume.snapshot_content("two"));
+}
