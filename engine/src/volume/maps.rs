@@ -98,7 +98,12 @@ impl Volume {
         let regions: Vec<u64> = self.trust.guarded_in(blocks).collect();
         ledger.untrusted_since_cut.extend(&regions);
         let state = ledger.catalog.state();
-        let is_new = |region: &&u64| !state.untrusted.contains_key(&self.trust.blocks(**region).start);
+        // Recorded while the volume was smaller a region may have had fewer blocks.
+        let is_new = |region: &&u64| {
+            let blocks = self.trust.blocks(**region);
+            let known = state.untrusted.get(&blocks.start);
+            known.is_none_or(|count| *count < blocks.end - blocks.start)
+        };
         let has_map = state.live_map.is_some();
         let items: Vec<Item> = regions.iter().filter(is_new).map(|region| self.untrusted_item(*region)).collect();
         if has_map && !items.is_empty() && !planted!("untrusted-region-not-recorded") {

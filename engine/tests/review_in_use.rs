@@ -1,0 +1,56 @@
+//! In-use maps that said less was in use than there was, or that cost more than they had to: found by a reviewer.
+
+use cairn_engine::sim::rig::Rig;
+use cairn_engine::sim::{block_on, Crash, SimDiskOptions};
+use cairn_engine::volume::Limits;
+use std::ops::Range;
+
+const BLOCK: u64 = 4096;
+const STORE_BYTES: u64 = 64 << 20;
+const SEGMENT_BYTES: u32 = 64 << 10;
+
+fn rig(seed: u64, origin_bytes: u64) -> Rig {
+    let origin = SimDiskOptions { seed, ..SimDiskOptions::new("origin", origin_bytes) };
+    let store = SimDiskOptions { seed, has_fua: true, ..SimDiskOptions::new("store", STORE_BYTES) };
+    Rig::new(origin, store, SEGMENT_BYTES, Limits::default())
+}
+
+fn discard(rig: &Rig, blocks: Range<u64>) {
+    let length_bytes = (blocks.end - blocks.start) * BLOCK;
+    block_on(rig.lane.discard(blocks.start * BLOCK, length_bytes)).expect("no fault");
+}
+
+fn write(rig: &Rig, blocks: Range<u64>, value: u8) {
+    let length_bytes = (blocks.end - blocks.start) * BLOCK;
+    rig.write(blocks.start * BLOCK, length_bytes as usize, value).expect("writes go through");
+}
+
+fn detach(rig: &Rig) {
+    rig.work().expect("no fault");
+    block_on(rig.volume.close(&rig.disks, 0)).expect("no fault");
+}
+
+/// A snapshot taken now shows what was written.
+fn is_kept(rig: &Rig, block: u64, value: u8) {
+    rig.snapshot("now").expect("no fault");
+    let content = rig.read_snapshot("now", block * BLOCK, BLOCK as usize).expect("whole");
+    let holes = rig.volume.holes_now();
+    assert_eq!(content[0], value, "block {block} was written, and is a hole of {:?}", holes.ranges());
+}
+
+#[test]
+fn a_region_that_became_larger_with_the_volume_is_recorded_anew() {
+    // With 16 GiB a region has 4,096 blocks, with more it has 8,192.
+    let mut rig = rig(1, 16 << 30);
+    discard(&rig, 100..8000);
+    detach(&rig);
+    rig = rig.recover(1, Crash::Process).expect("detached");
+    write(&rig, 200..201, 1);
+    rig.disks.origin.resize(17 << 30);
+    block_on(rig.volume.grow(&rig.disks)).expect("it grew");
+    rig = rig.recover(2, Crash::Process).expect("recovered");
+    write(&rig, 5000..5001, 2);
+    rig = rig.recover(3, Crash::Process).expect("recovered");
+    is_kept(&rig, 5000, 2);
+}
+
