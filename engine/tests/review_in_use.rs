@@ -1,13 +1,15 @@
 //! In-use maps that said less was in use than there was, or that cost more than they had to: found by a reviewer.
 
 use cairn_engine::sim::rig::Rig;
-use cairn_engine::sim::{block_on, Crash, SimDiskOptions};
+use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, SimDiskOptions};
 use cairn_engine::volume::Limits;
 use std::ops::Range;
 
 const BLOCK: u64 = 4096;
 const STORE_BYTES: u64 = 64 << 20;
 const SEGMENT_BYTES: u32 = 64 << 10;
+/// Far from the places that are watched.
+const SOME: Range<u64> = 100..400;
 
 fn rig(seed: u64, origin_bytes: u64) -> Rig {
     let origin = SimDiskOptions { seed, ..SimDiskOptions::new("origin", origin_bytes) };
@@ -54,3 +56,20 @@ fn a_region_that_became_larger_with_the_volume_is_recorded_anew() {
     is_kept(&rig, 5000, 2);
 }
 
+#[test]
+fn a_map_that_could_not_be_read_at_one_attach_is_not_believed_at_the_next() {
+    let rig = rig(1, 64 << 20);
+    discard(&rig, SOME);
+    detach(&rig);
+    let disks = rig.crash(1, Crash::Process);
+    let pages: Vec<u64> = (0..STORE_BYTES).step_by(4096).filter(|at| disks.store.peek(*at, 4) == b"CrnR").collect();
+    for page in pages {
+        disks.store.inject(Fault::persistent(FaultTarget::Read, 0).within(page..page + 4096));
+    }
+    let rig = Rig::attach(disks, Limits::default(), Default::default()).expect("everything is in use");
+    assert!(rig.volume.holes_now().is_empty());
+    rig.disks.store.clear_faults();
+    write(&rig, 200..201, 2);
+    let rig = rig.recover(2, Crash::Process).expect("recovered");
+    is_kept(&rig, 200, 2);
+}

@@ -262,11 +262,12 @@ impl Volume {
         }
     }
 
-    /// The volume's own map at an attach: what is on the store, without what is untrusted.
-    pub(crate) async fn load_live_map<D: Disk>(&self, disks: &Disks<D>) {
+    /// The volume's own map at an attach: what is on the store, without what is untrusted. One that cannot be read is given
+    /// up for good: were it read again at the next attach, it would know nothing of what is written from now on.
+    pub(crate) async fn load_live_map<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
         let state = ledger.catalog.state();
-        let Some(run) = state.live_map.map(|run| Arc::clone(&ledger.holes_runs[&run])) else { return };
+        let Some(run) = state.live_map.map(|run| Arc::clone(&ledger.holes_runs[&run])) else { return Ok(()) };
         let untrusted = state.untrusted.iter().map(|(&start, &count)| start..start + count);
         let untrusted: Vec<Range<BlockIndex>> = planted!("untrusted-regions-trusted", Vec::new(), untrusted.collect());
         match self.read_holes(disks, &run).await {
@@ -277,10 +278,11 @@ impl Volume {
             }
             Err(error) => {
                 tracing::error!(%error, "the in-use map cannot be read; everything counts as in use");
-                self.trust.guard_all(false);
+                ledger.catalog.append(&disks.store, &[Item::LiveMap { run: NO_HOLES }]).await?;
             }
         }
         ledger.common_holes = CommonHoles::begin(&ledger, self.active_epoch());
+        Ok(())
     }
 
     /// After an attach the needed map knows nothing of holes: what is a hole in every snapshot nobody needs. Looks at
