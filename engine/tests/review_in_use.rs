@@ -1,5 +1,6 @@
 //! In-use maps that said less was in use than there was, or that cost more than they had to: found by a reviewer.
 
+use cairn_engine::format::geometry::Geometry;
 use cairn_engine::sim::rig::Rig;
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, SimDiskOptions};
 use cairn_engine::volume::Limits;
@@ -72,4 +73,28 @@ fn a_map_that_could_not_be_read_at_one_attach_is_not_believed_at_the_next() {
     write(&rig, 200..201, 2);
     let rig = rig.recover(2, Crash::Process).expect("recovered");
     is_kept(&rig, 200, 2);
+}
+
+#[test]
+fn a_map_that_the_store_did_not_confirm_hides_nothing_that_is_written_then() {
+    let catalog = 0..Geometry::plan(STORE_BYTES, SEGMENT_BYTES).expect("it fits").segments_base_bytes;
+    for has_map_before in [false, true] {
+        for (from, seed) in (0..6).flat_map(|from| (0..8).map(move |seed| (from, seed))) {
+            let rig = rig(seed, 64 << 20);
+            if has_map_before {
+                discard(&rig, 1000..1001);
+                rig.snapshot("before").expect("no fault yet");
+                // From here on the region is known as untrusted.
+                write(&rig, 1000..1001, 1);
+            }
+            discard(&rig, SOME);
+            rig.disks.store.inject(Fault::persistent(FaultTarget::Write, from).within(catalog.clone()));
+            let _ = rig.snapshot("a");
+            // The state directory may take what the store does not.
+            write(&rig, 200..201, 2);
+            rig.disks.store.clear_faults();
+            let rig = rig.recover(seed, Crash::Process).expect("the store works again");
+            is_kept(&rig, 200, 2);
+        }
+    }
 }

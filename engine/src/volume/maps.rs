@@ -97,14 +97,16 @@ impl Volume {
         let mut ledger = self.ledger.lock().await;
         let regions: Vec<u64> = self.trust.guarded_in(blocks).collect();
         ledger.untrusted_since_cut.extend(&regions);
+        // The store may have a map that the state does not have: one of a cut that it did not confirm.
+        let in_doubt = ledger.catalog.failed();
         let state = ledger.catalog.state();
         // Recorded while the volume was smaller a region may have had fewer blocks.
         let is_new = |region: &&u64| {
             let blocks = self.trust.blocks(**region);
             let known = state.untrusted.get(&blocks.start);
-            known.is_none_or(|count| *count < blocks.end - blocks.start)
+            in_doubt || known.is_none_or(|count| *count < blocks.end - blocks.start)
         };
-        let has_map = state.live_map.is_some();
+        let has_map = in_doubt || state.live_map.is_some();
         let items: Vec<Item> = regions.iter().filter(is_new).map(|region| self.untrusted_item(*region)).collect();
         if has_map && !items.is_empty() && !planted!("untrusted-region-not-recorded") {
             if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
