@@ -33,6 +33,10 @@ fn detach(rig: &Rig) {
     block_on(rig.volume.close(&rig.disks, 0)).expect("no fault");
 }
 
+fn saved(rig: &Rig) -> u64 {
+    block_on(rig.volume.stats()).blocks_saved
+}
+
 /// A snapshot taken now shows what was written.
 fn is_kept(rig: &Rig, block: u64, value: u8) {
     rig.snapshot("now").expect("no fault");
@@ -97,4 +101,22 @@ fn a_map_that_the_store_did_not_confirm_hides_nothing_that_is_written_then() {
             is_kept(&rig, 200, 2);
         }
     }
+}
+
+#[test]
+fn after_a_growth_nothing_is_saved_that_was_not_needed_before() {
+    let rig = rig(1, 64 << 20);
+    discard(&rig, SOME);
+    rig.snapshot("a").expect("no fault");
+    write(&rig, SOME, 1);
+    write(&rig, 500..510, 1);
+    assert_eq!(saved(&rig), 10);
+    rig.disks.origin.resize(128 << 20);
+    block_on(rig.volume.grow(&rig.disks)).expect("it grew");
+    write(&rig, SOME, 2);
+    write(&rig, 500..510, 2);
+    write(&rig, 20_000..20_100, 2);
+    assert_eq!(saved(&rig), 10, "no snapshot has any of it, but what was saved");
+    write(&rig, 510..511, 2);
+    assert_eq!(saved(&rig), 11);
 }
