@@ -23,14 +23,6 @@ impl History {
         blocks.map(|blocks| Picture { content: blocks.concat(), holes })
     }
 
-    /// Whether lanes find no segment any more.
-    pub(super) fn is_store_full(&mut self) -> bool {
-        let context = self.context();
-        let stats = self.machine().host.scheduler.spawn("stats", async move { context.volume.stats().await });
-        let stats = self.wait(&stats);
-        stats.segments_free <= stats.segments_total / 4
-    }
-
     pub(super) fn whole_volume(&mut self) -> Vec<Option<Vec<u8>>> {
         let context = self.context();
         let handle = self.machine().host.scheduler.spawn("read all", async move { context.volume_content().await });

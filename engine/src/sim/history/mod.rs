@@ -329,11 +329,6 @@ impl History {
                 self.shared.reached("histories that end in a restore which damage holds up", 1);
                 return self.switch_off();
             }
-            if self.context().tight_store && self.is_store_full() {
-                // The owner enlarges the store; until then the restore waits.
-                self.shared.reached("histories that end in a restore which a full store holds up", 1);
-                return self.switch_off();
-            }
             self.give_up("a restore does not end although the devices work".to_owned());
         }
         self.inspect();
