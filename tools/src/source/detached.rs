@@ -20,6 +20,8 @@ use cairn_target::config::VolumeConfig;
 use cairn_target::control::api::{ChangeKind, ChangesPage, ExtentReport, SnapshotReport};
 use cairn_target::device::{Access, Device};
 use cairn_target::own_ring::{self, OwnRing, RingDisk};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::mpsc::{sync_channel, SyncSender};
 use tokio::sync::mpsc;
@@ -49,6 +51,8 @@ struct Opened {
     config: VolumeConfig,
     store: OfflineStore,
     disks: Disks<RingDisk>,
+    /// Those that were asked for, with what is known of them.
+    points: RefCell<BTreeMap<SnapshotName, DeltaPoint>>,
     /// Why the disk is not to be read.
     obstacle: Option<Failure>,
 }
@@ -116,7 +120,7 @@ async fn open_devices(config: &VolumeConfig, mark: &BrokenMark, ring: OwnRing) -
         bookmarks: store.bookmarks().iter().map(report).collect(),
     };
     let disks = Disks { origin: origin_disk, store: store_disk };
-    Ok((facts, Opened { config: config.clone(), store, disks, obstacle }))
+    Ok((facts, Opened { config: config.clone(), store, disks, points: RefCell::default(), obstacle }))
 }
 
 /// Answers side by side until nobody asks any more.
@@ -145,9 +149,14 @@ impl Opened {
         result.map_err(|error| with_paths(error, &self.config.origin, &self.config.store))
     }
 
-    fn point(&self, name: &str) -> Result<DeltaPoint, Failure> {
+    async fn point(&self, name: &str) -> Result<DeltaPoint, Failure> {
         let name = SnapshotName::new(name.strip_prefix('#').unwrap_or(name))?;
-        self.named(self.store.delta_point(&name))
+        if let Some(point) = self.points.borrow().get(&name) {
+            return Ok(point.clone());
+        }
+        let point = self.named(self.store.delta_point(&self.disks.store, &name).await)?;
+        self.points.borrow_mut().insert(name, point.clone());
+        Ok(point)
     }
 
     fn refuse_obstacle(&self) -> Result<(), Failure> {
@@ -166,9 +175,12 @@ impl Opened {
         offset_bytes: u64,
         max: usize,
     ) -> Result<ChangesPage, Failure> {
-        let older = from.as_deref().map(|from| self.point(from)).transpose()?;
+        let older = match from.as_deref() {
+            Some(from) => Some(self.point(from).await?),
+            None => None,
+        };
         let newer = match &to {
-            Some(to) => self.point(to)?,
+            Some(to) => self.point(to).await?,
             None => {
                 self.refuse_obstacle()?;
                 DeltaPoint::live()
@@ -190,7 +202,7 @@ impl Opened {
 
     async fn read(&self, snapshot: &str, offset_bytes: u64, length: usize) -> Result<Vec<u8>, Failure> {
         self.refuse_obstacle()?;
-        let point = self.point(snapshot)?;
+        let point = self.point(snapshot).await?;
         let mut buffer = aligned_buffer(length);
         let read = self.store.read_snapshot(&self.disks, &point, offset_bytes, &mut buffer).await;
         self.named(read)?;

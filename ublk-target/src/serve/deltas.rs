@@ -27,7 +27,7 @@ impl Worker {
 
     async fn handle_of(&self, name: &SnapshotName) -> Result<SnapshotHandle> {
         self.snapshot_named(name).await?;
-        self.volume.snapshot_handle(name).await
+        self.volume.snapshot_handle(&self.disks, name).await
     }
 
     pub(super) async fn snapshot_data(
@@ -72,7 +72,7 @@ impl Worker {
     }
 
     async fn point(&self, name: &SnapshotName) -> Result<DeltaPoint> {
-        self.volume.delta_point(name).await
+        self.volume.delta_point(&self.disks, name).await
     }
 }
 
