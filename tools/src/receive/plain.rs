@@ -145,11 +145,8 @@ impl Target for PlainTarget {
     fn holds_data(&mut self) -> Result<bool, Failure> {
         // A file tells where its content is; of a disk the places are looked at where anything in use has something.
         let size_bytes = self.io.size_bytes();
-        let places = match self.io.is_file() {
-            true => vec![0..size_bytes],
-            false => vec![0..size_bytes.min(LOOKED_AT_BYTES), size_bytes.saturating_sub(LOOKED_AT_BYTES)..size_bytes],
-        };
-        for place in places {
+        let looked_at_bytes = if self.io.is_file() { size_bytes } else { size_bytes.min(LOOKED_AT_BYTES) };
+        for place in [0..looked_at_bytes, looked_at_bytes.max(size_bytes - looked_at_bytes)..size_bytes] {
             let mut at = place.start;
             while let Some(content) = self.io.next_content(at)?.filter(|at| *at < place.end) {
                 let mut buffer = vec![0; (size_bytes - content).min(1 << 20) as usize];
