@@ -17,10 +17,23 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, RwLock};
 use crate::units::Epoch;
 
+/// What the first overwrite of a block leaves on the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeping {
+    /// Nothing: there is neither a snapshot nor a bookmark.
+    Nothing,
+    /// That it took place: there are only bookmarks.
+    Marks,
+    /// The old content: some snapshot is whole.
+    Images,
+}
+
 /// One epoch that is active, or not sealed yet.
 pub struct EpochState {
     /// Its number.
     pub number: Epoch,
+    /// What is kept of a block that is overwritten in it.
+    pub keeping: Keeping,
     /// What has to be saved in it.
     pub needed: NeededMap,
     /// What is in use at all.
@@ -32,12 +45,13 @@ pub struct EpochState {
 }
 
 impl EpochState {
-    /// An epoch of a volume of `blocks` blocks with `lanes` lanes. `saving`: some snapshot is whole.
-    pub fn new(number: Epoch, blocks: u64, saving: bool, lanes: u16, in_use: InUseMap) -> EpochState {
+    /// An epoch of a volume of `blocks` blocks with `lanes` lanes.
+    pub fn new(number: Epoch, blocks: u64, keeping: Keeping, lanes: u16, in_use: InUseMap) -> EpochState {
         EpochState {
             number,
+            keeping,
             in_use: Arc::new(in_use),
-            needed: NeededMap::new(blocks, saving),
+            needed: NeededMap::new(blocks, keeping != Keeping::Nothing),
             saved: RwLock::new(Arc::new(SavedMap::new(number))),
             records_in_flight: AtomicU32::new(0),
             published: (0..lanes).map(|_| AtomicU64::new(0)).collect(),

@@ -9,6 +9,7 @@ pub mod planted;
 
 pub mod catalog;
 pub mod deadline;
+pub mod delta;
 pub mod disk;
 pub mod entry;
 pub mod epoch;

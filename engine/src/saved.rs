@@ -82,6 +82,17 @@ impl SavedMap {
         self.shards.iter().filter_map(first).min()
     }
 
+    /// Calls `found` for every saved block of a range, in no particular order.
+    pub fn for_each_block(&self, range: Range<BlockIndex>, mut found: impl FnMut(BlockIndex)) {
+        if range.is_empty() || self.is_empty() {
+            return;
+        }
+        for shard in &self.shards {
+            let shard = shard.lock().expect("no holder of this lock panics");
+            shard.range(range.clone()).for_each(|(&block, _)| found(block));
+        }
+    }
+
     /// How many entries it holds.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)

@@ -1,11 +1,12 @@
-//! Snapshots: names for the epochs they opened.
+//! Snapshots: names for the epochs they opened; and bookmarks, what a deleted snapshot may leave.
 //!
 //! Invariants:
 //! - A snapshot is whole, or broken with a reason; it never becomes whole again.
 //! - A handle keeps its snapshot from being deleted.
+//! - A bookmark never becomes a snapshot again.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC, TEXT_BYTES_MAX};
+use crate::format::item::{SnapshotRecord, SNAPSHOT_AUTOMATIC, SNAPSHOT_BOOKMARK, TEXT_BYTES_MAX};
 use crate::holes::Holes;
 use crate::sync::{Arc, OnceLock};
 use crate::units::Epoch;
@@ -64,6 +65,8 @@ pub struct Snapshot {
     pub consistency: Consistency,
     /// Made by Cairn itself (before a restore).
     pub automatic: bool,
+    /// What it held is gone; what changed since is still known. A bookmark is never read.
+    pub bookmark: bool,
     /// Why it is broken, with a sentence; `None` while it is whole.
     pub broken: Option<(BrokenReason, String)>,
 }
@@ -75,7 +78,7 @@ impl Snapshot {
             epoch: self.epoch,
             created_unix_ms: self.created_unix_ms,
             size_bytes: self.size_bytes,
-            flags: if self.automatic { SNAPSHOT_AUTOMATIC } else { 0 },
+            flags: flag(self.automatic, SNAPSHOT_AUTOMATIC) | flag(self.bookmark, SNAPSHOT_BOOKMARK),
             consistency: self.consistency,
             broken: self.broken.as_ref().map(|(reason, _)| *reason),
             name: self.name.0.clone(),
@@ -92,8 +95,17 @@ impl Snapshot {
             size_bytes: record.size_bytes,
             consistency: record.consistency,
             automatic: record.flags & SNAPSHOT_AUTOMATIC != 0,
+            bookmark: record.is_bookmark(),
             broken: record.broken.map(|reason| (reason, record.reason.clone())),
         }
+    }
+}
+
+fn flag(is_set: bool, flag: u32) -> u32 {
+    if is_set {
+        flag
+    } else {
+        0
     }
 }
 
@@ -125,6 +137,12 @@ pub(crate) struct SnapshotPin {
     pub(crate) holes: OnceLock<Arc<Holes>>,
 }
 
+impl SnapshotPin {
+    pub(crate) fn holes(&self) -> &Arc<Holes> {
+        self.holes.get().expect("a handle is given out when they are known")
+    }
+}
+
 impl fmt::Debug for SnapshotPin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} (epoch {})", self.name, self.epoch)
@@ -134,7 +152,7 @@ impl fmt::Debug for SnapshotPin {
 impl SnapshotHandle {
     /// The blocks that are not in use in the snapshot; they read as zeroes (mission A4).
     pub fn holes(&self) -> &Arc<Holes> {
-        self.pin.holes.get().expect("a handle is given out when they are known")
+        self.pin.holes()
     }
 
     /// Size of the snapshot in bytes.

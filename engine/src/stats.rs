@@ -102,6 +102,8 @@ pub struct Stats {
     pub runs: u64,
     /// Entries that are in memory because no run holds them yet.
     pub entries_in_memory: u64,
+    /// Bytes of merged bitmaps of changed blocks in memory.
+    pub bitmap_bytes: u64,
 }
 
 impl Counters {

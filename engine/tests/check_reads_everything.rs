@@ -9,8 +9,14 @@ const STORE_BYTES: u64 = 16 << 20;
 /// A snapshot, block 5 overwritten after it; `sealed`: by a second cut, so that a run holds the entry.
 fn rig(sealed: bool) -> Rig {
     let (origin, store) = (SimDiskOptions::new("origin", 64 * 4096), SimDiskOptions::new("store", STORE_BYTES));
-    let limits =
-        Limits { spill_entries: 16, entries_max: 64, cache_pages: 8, reserve_segments: 2, restore_step_blocks: 8 };
+    let limits = Limits {
+        spill_entries: 16,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 2,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    };
     let rig = Rig::new(origin, store, 64 << 10, limits);
     rig.write(5 * 4096, 4096, 0x5a).expect("write");
     rig.snapshot("a").expect("cut");

@@ -11,7 +11,14 @@ const SEEDS: u64 = 200;
 const BLOCKS: std::ops::Range<u64> = 20..24;
 
 fn limits() -> Limits {
-    Limits { spill_entries: 16, entries_max: 64, cache_pages: 8, reserve_segments: 4, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 16,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 4,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 fn rig(seed: u64) -> Rc<Rig> {

@@ -10,7 +10,14 @@ use cairn_engine::volume::{inspect, Limits};
 const BLOCKS: std::ops::Range<u64> = 20..23;
 
 fn limits() -> Limits {
-    Limits { spill_entries: 16, entries_max: 64, cache_pages: 8, reserve_segments: 4, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 16,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 4,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 /// A volume with a snapshot full of zeroes, and what followed it.

@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The suites of the push tier that judge the engine, those first that see most bugs soonest.
-const SUITES: [&str; 19] = [
+const SUITES: [&str; 21] = [
     "first_steps",
     "in_use_map",
     "cut_is_exact",
@@ -40,6 +40,8 @@ const SUITES: [&str; 19] = [
     "review_crash_everywhere",
     "catalog_append_cost",
     "write_cost",
+    "bookmarks",
+    "random_deltas",
 ];
 /// A bug that lives longer than this is not killed.
 const BUG_SECONDS_MAX: u64 = 60;

@@ -61,8 +61,14 @@ impl Disk for Slow {
 
 #[test]
 fn a_read_looks_again_in_the_index_as_it_is_after_a_cut_and_a_save() {
-    let limits =
-        Limits { spill_entries: 16, entries_max: 64, cache_pages: 8, reserve_segments: 4, restore_step_blocks: 8 };
+    let limits = Limits {
+        spill_entries: 16,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 4,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    };
     for turns in 0..40 {
         let origin = SimDiskOptions::new("origin", 48 * 4096);
         let rig = Rc::new(Rig::new(origin, SimDiskOptions::new("store", 8 << 20), 64 << 10, limits));

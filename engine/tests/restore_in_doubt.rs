@@ -18,7 +18,14 @@ const STORE_BYTES: u64 = 8 << 20;
 const SEGMENT_BYTES: u32 = 64 << 10;
 
 fn limits() -> Limits {
-    Limits { spill_entries: 8, entries_max: 64, cache_pages: 8, reserve_segments: 2, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 8,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 2,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 /// A volume that holds 2 everywhere, and a snapshot `a` of when it held 1.

@@ -10,7 +10,14 @@ use std::rc::Rc;
 const SEGMENT_BYTES: u32 = 64 << 10;
 
 fn limits() -> Limits {
-    Limits { spill_entries: 16, entries_max: 64, cache_pages: 8, reserve_segments: 2, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 16,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 2,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 /// Two snapshots, blocks 20..60 changed after each.

@@ -19,7 +19,14 @@ const STORE_BYTES: u64 = 8 << 20;
 const BLOCKS: Range<u64> = 20..60;
 
 fn limits() -> Limits {
-    Limits { spill_entries: 16, entries_max: 256, cache_pages: 8, reserve_segments: 4, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 16,
+        entries_max: 256,
+        cache_pages: 8,
+        reserve_segments: 4,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 fn rig_with(seed: u64, store_has_fua: bool, limits: Limits) -> Rig {

@@ -31,7 +31,14 @@ struct Machine {
 }
 
 fn limits() -> Limits {
-    Limits { spill_entries: 12, entries_max: 64, cache_pages: 8, reserve_segments: 2, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 12,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 2,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 async fn write(machine: Rc<Machine>, seed: u64, lane: usize, part: u64) {

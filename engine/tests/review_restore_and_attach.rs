@@ -15,7 +15,14 @@ const SEGMENT_BYTES: u32 = 64 << 10;
 const STORE_BYTES: u64 = 8 << 20;
 
 fn limits() -> Limits {
-    Limits { spill_entries: 16, entries_max: 64, cache_pages: 8, reserve_segments: 4, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 16,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 4,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 fn rig(seed: u64, origin_bytes: u64) -> Rig {

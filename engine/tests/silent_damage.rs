@@ -18,6 +18,7 @@ fn limits() -> Limits {
         cache_pages: 64,
         reserve_segments: 1,
         restore_step_blocks: 64,
+        ..Limits::default()
     }
 }
 

@@ -32,7 +32,14 @@ struct Run {
 }
 
 fn limits() -> Limits {
-    Limits { spill_entries: 16, entries_max: 64, cache_pages: 8, reserve_segments: 2, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 16,
+        entries_max: 64,
+        cache_pages: 8,
+        reserve_segments: 2,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 fn small_rig() -> Rig {

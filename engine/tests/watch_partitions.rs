@@ -26,7 +26,14 @@ const TABLES: [(&str, u32, &[u64]); 3] = [
 ];
 
 fn limits() -> Limits {
-    Limits { spill_entries: 64, entries_max: 256, cache_pages: 8, reserve_segments: 4, restore_step_blocks: 8 }
+    Limits {
+        spill_entries: 64,
+        entries_max: 256,
+        cache_pages: 8,
+        reserve_segments: 4,
+        restore_step_blocks: 8,
+        ..Limits::default()
+    }
 }
 
 fn empty_disks(seed: u64, sector_bytes: u32) -> Disks<SimDisk> {

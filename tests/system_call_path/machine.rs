@@ -32,8 +32,14 @@ const SEGMENT_BYTES: u32 = 64 << 10;
 /// Lanes for requests; one more is for background work.
 pub const LANES: u16 = 2;
 /// Small bounds, so that a short run reaches spilling, sealing, merging and freeing.
-pub const LIMITS: Limits =
-    Limits { spill_entries: 24, entries_max: 96, cache_pages: 16, reserve_segments: 2, restore_step_blocks: 16 };
+pub const LIMITS: Limits = Limits {
+    spill_entries: 24,
+    entries_max: 96,
+    cache_pages: 16,
+    reserve_segments: 2,
+    restore_step_blocks: 16,
+    bitmap_bytes: 1 << 20,
+};
 
 /// How a change is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,8 @@ pub const TAG_SKIPPABLE: u16 = 0x8000;
 
 /// The snapshot was taken by Cairn itself, not by a person.
 pub const SNAPSHOT_AUTOMATIC: u32 = 1;
+/// What is left of a deleted snapshot: which blocks were overwritten since, but not what they held.
+pub const SNAPSHOT_BOOKMARK: u32 = 2;
 
 /// The volume's own facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -69,7 +71,7 @@ pub struct SnapshotRecord {
     pub created_unix_ms: u64,
     /// The volume's size then, in bytes.
     pub size_bytes: u64,
-    /// [`SNAPSHOT_AUTOMATIC`] and flags to come.
+    /// [`SNAPSHOT_AUTOMATIC`], [`SNAPSHOT_BOOKMARK`] and flags to come.
     pub flags: u32,
     /// At which kind of point.
     pub consistency: Consistency,
@@ -79,6 +81,13 @@ pub struct SnapshotRecord {
     pub name: String,
     /// A sentence on why it is broken, at most [`TEXT_BYTES_MAX`] bytes.
     pub reason: String,
+}
+
+impl SnapshotRecord {
+    /// Whether it is a bookmark, which nobody reads.
+    pub fn is_bookmark(&self) -> bool {
+        self.flags & SNAPSHOT_BOOKMARK != 0
+    }
 }
 
 /// What a segment is used for.

@@ -1,6 +1,6 @@
 //! The record: one batch of before-images inside a segment.
 //!
-//! A record is a header block followed by its images, one block each, in the order of its entries. A record without
+//! A record is a header block followed by its images, one block each, in the order of the entries that have one. A record without
 //! entries only confirms its predecessor. docs/FORMAT.md has the byte map.
 //!
 //! Invariants:
@@ -22,6 +22,8 @@ pub const RECORD_ENTRIES_MAX: usize = 248;
 pub const RECORD_BYTES_MAX: usize = (1 + RECORD_ENTRIES_MAX) * BLOCK_BYTES;
 /// Entry flag: the block could not be read; its image is zeroes and means nothing.
 const FLAG_UNREADABLE: u32 = 1;
+/// Entry flag: there is no image in the record, only the word that the block was overwritten.
+const FLAG_MARK: u32 = 2;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -77,6 +79,8 @@ pub struct RecordEntry {
     pub checksum: u32,
     /// The block could not be read when it was saved.
     pub unreadable: bool,
+    /// It has no image: only bookmarks need to know of it.
+    pub is_mark: bool,
 }
 
 /// A record's header.
@@ -107,7 +111,13 @@ pub struct RecordHeader {
 impl RecordHeader {
     /// Length on the store in bytes, images included.
     pub fn length_bytes(&self) -> usize {
-        (1 + self.entries.len()) * BLOCK_BYTES
+        (1 + self.images().count()) * BLOCK_BYTES
+    }
+
+    /// The entries that have an image, each with the image's place behind the start of the record, in bytes.
+    pub fn images(&self) -> impl Iterator<Item = (&RecordEntry, usize)> {
+        let with_image = self.entries.iter().filter(|entry| !entry.is_mark);
+        with_image.enumerate().map(|(index, entry)| (entry, (1 + index) * BLOCK_BYTES))
     }
 
     /// Writes the header into `block` (4096 bytes), for the store address `address_bytes`.
@@ -130,7 +140,8 @@ impl RecordHeader {
         for (slot, entry) in raw.entries.iter_mut().zip(&self.entries) {
             slot.block = U64::new(entry.block);
             slot.checksum = U32::new(entry.checksum);
-            slot.flags = U32::new(if entry.unreadable { FLAG_UNREADABLE } else { 0 });
+            let flags = [(entry.unreadable, FLAG_UNREADABLE), (entry.is_mark, FLAG_MARK)];
+            slot.flags = U32::new(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum());
         }
         let covered = planted!("checksum-misses-entries", &block[..128], &block[..]);
         let checksum = salted(Kind::SegmentRecord, address_bytes, u64::from(self.incarnation), covered);
@@ -168,6 +179,7 @@ impl RecordHeader {
                 block: slot.block.get(),
                 checksum: slot.checksum.get(),
                 unreadable: slot.flags.get() & FLAG_UNREADABLE != 0,
+                is_mark: slot.flags.get() & FLAG_MARK != 0,
             })
             .collect();
         let has_sense = |entry: &RecordEntry| entry.block <= BLOCK_MAX;
@@ -208,7 +220,12 @@ mod tests {
             segment: 12,
             incarnation: 4,
             entries: (0..RECORD_ENTRIES_MAX as u64)
-                .map(|block| RecordEntry { block: block * 3, checksum: block as u32, unreadable: block == 7 })
+                .map(|block| RecordEntry {
+                    block: block * 3,
+                    checksum: block as u32,
+                    unreadable: block == 7,
+                    is_mark: block % 5 == 4,
+                })
                 .collect(),
         }
     }

@@ -12,8 +12,8 @@
 use super::save::Images;
 use super::Lane;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
-use crate::entry::{Entry, UNREADABLE};
-use crate::epoch::EpochState;
+use crate::entry::{Entry, MARK, UNREADABLE};
+use crate::epoch::{EpochState, Keeping};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum;
 use crate::format::record::{RecordEntry, RecordHeader, RECORD_BYTES_MAX, RECORD_ENTRIES_MAX};
@@ -210,6 +210,7 @@ impl<D: Disk> Lane<D> {
                 continue;
             }
             if shares.is_empty() {
+                let room = if epoch.keeping == Keeping::Marks { RECORD_ENTRIES_MAX } else { room };
                 shares = self.take_shares(&epoch, room);
             }
             let result = self.write_record(&epoch, &shares).await;
@@ -343,12 +344,16 @@ impl<D: Disk> Lane<D> {
     /// Writes one record into the open segment; returns its entries.
     async fn write_record(&self, epoch: &Arc<EpochState>, shares: &[Share]) -> Result<Vec<Entry>> {
         let mut buffer = self.log.buffer.replace(aligned_buffer(0));
-        let needed_bytes = (1 + shares.iter().map(|share| share.count).sum::<usize>()) * BLOCK_BYTES;
+        let images = match epoch.keeping {
+            Keeping::Marks => 0,
+            _ => shares.iter().map(|share| share.count).sum(),
+        };
+        let needed_bytes = (1 + images) * BLOCK_BYTES;
         if buffer.len() < needed_bytes {
             buffer = aligned_buffer(needed_bytes.next_power_of_two().min(RECORD_BYTES_MAX));
         }
         let (address_bytes, entries) = self.fill_record(epoch, shares, &mut buffer);
-        let length = (1 + entries.len()) * BLOCK_BYTES;
+        let length = (1 + images) * BLOCK_BYTES;
         planted!("settled-before-durable", entries.iter().for_each(|entry| epoch.needed.settle(entry.block)));
         let (store, at, data) = (&self.disks.store, address_bytes, &buffer[..length]);
         let result = planted!("record-left-volatile", store.write(at, data).await, store.write_durable(at, data).await);
@@ -358,10 +363,10 @@ impl<D: Disk> Lane<D> {
         self.log.unconfirmed.set(!entries.is_empty());
         let mut segment = self.log.segment.borrow_mut();
         let open = segment.as_mut().expect("the record lies in the open segment");
-        open.next_block += 1 + entries.len() as u32;
+        open.next_block += 1 + images as u32;
         open.last_sequence = sequence;
         self.volume.stats.records.add(1);
-        self.volume.stats.blocks_saved.add(entries.len() as u64);
+        self.volume.stats.blocks_saved.add(images as u64);
         Ok(entries)
     }
 
@@ -402,13 +407,20 @@ impl<D: Disk> Lane<D> {
         for share in shares {
             let images = share.pending.images.borrow();
             let images = images.as_ref().expect("images stay until the outcome is taken");
+            if epoch.keeping == Keeping::Marks {
+                for &block in &images.blocks[share.from..share.from + share.count] {
+                    header.entries.push(RecordEntry { block, checksum: 0, unreadable: false, is_mark: true });
+                    entries.push(Entry { block, epoch: epoch.number, address: MARK, checksum: 0 });
+                }
+                continue;
+            }
             for index in share.from..share.from + share.count {
                 let image = &images.data[index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES];
                 let at = (1 + entries.len()) * BLOCK_BYTES;
                 buffer[at..at + BLOCK_BYTES].copy_from_slice(image);
                 let (block, unreadable) = (images.blocks[index], images.unreadable[index]);
                 let checksum = checksum::image(image);
-                header.entries.push(RecordEntry { block, checksum, unreadable });
+                header.entries.push(RecordEntry { block, checksum, unreadable, is_mark: false });
                 let stored_at = (address_bytes + at as u64) / BLOCK_BYTES as u64;
                 let address = if unreadable { UNREADABLE } else { stored_at };
                 entries.push(Entry { block, epoch: epoch.number, address, checksum });

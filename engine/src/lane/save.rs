@@ -7,19 +7,26 @@
 use super::log::SaveOutcome;
 use super::Lane;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
-use crate::epoch::EpochState;
+use crate::epoch::{EpochState, Keeping};
 use crate::error::Result;
 use crate::sync::Arc;
 use crate::units::{BlockIndex, BLOCK_BYTES};
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Blocks claimed by one request, with their old content.
+/// Blocks claimed by one request, with their old content where the epoch keeps it.
 pub(super) struct Images {
     pub(super) blocks: Vec<BlockIndex>,
     /// Parallel to `blocks`: could not be read.
     pub(super) unreadable: Vec<bool>,
     pub(super) data: AlignedBuffer,
+}
+
+impl Images {
+    /// Only the blocks: that they are overwritten is all that anybody needs to know.
+    fn none_of(claimed: &[Range<BlockIndex>]) -> Images {
+        Images { blocks: claimed.iter().cloned().flatten().collect(), unreadable: Vec::new(), data: aligned_buffer(0) }
+    }
 }
 
 /// Buffers for old content, kept for the next save. Bounded: what exceeds the bound is freed.
@@ -73,9 +80,12 @@ impl<D: Disk> Lane<D> {
     }
 
     async fn save_claimed(&self, epoch: &Arc<EpochState>, claimed: &[Range<BlockIndex>]) -> SaveOutcome {
-        let images = self.read_old_content(claimed).await;
+        let images = match epoch.keeping {
+            Keeping::Marks => Images::none_of(claimed),
+            _ => self.read_old_content(claimed).await,
+        };
         let (outcome, images) = self.append(epoch.clone(), images).await;
-        if let Some(images) = images {
+        if let Some(images) = images.filter(|images| !images.data.is_empty()) {
             self.buffers.give_back(images.data);
         }
         outcome

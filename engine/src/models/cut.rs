@@ -6,7 +6,7 @@
 use super::{block_on, explore, Place};
 use crate::deadline::Deadline;
 use crate::entry::Entry;
-use crate::epoch::{ActiveEpoch, EpochState};
+use crate::epoch::{ActiveEpoch, EpochState, Keeping};
 use crate::gate::Gate;
 use crate::in_use::InUseMap;
 use crate::units::Epoch;
@@ -54,8 +54,9 @@ pub(super) fn append(active: &ActiveEpoch, epoch: &EpochState, entry: &Entry) ->
 impl Model {
     /// The first epoch saves nothing unless `first_saves`; the second one does.
     fn new(first_saves: bool) -> Arc<Model> {
-        let epochs = [(FIRST, first_saves), (SECOND, true)].map(|(number, saving)| {
-            Arc::new(EpochState::new(number, BLOCKS, saving, 2, InUseMap::all_in_use(BLOCKS, 0)))
+        let epochs = [(FIRST, first_saves), (SECOND, true)].map(|(number, saves)| {
+            let keeping = if saves { Keeping::Images } else { Keeping::Nothing };
+            Arc::new(EpochState::new(number, BLOCKS, keeping, 2, InUseMap::all_in_use(BLOCKS, 0)))
         });
         let active = ActiveEpoch::new(epochs[0].clone());
         let origin = [Place::new(0), Place::new(0)];

@@ -13,8 +13,14 @@ use std::sync::Arc;
 
 const SEGMENT_BYTES: u32 = 64 << 10;
 const LANES: u16 = 2;
-const LIMITS: Limits =
-    Limits { spill_entries: 64, entries_max: 128, cache_pages: 1, reserve_segments: 2, restore_step_blocks: 1 };
+const LIMITS: Limits = Limits {
+    spill_entries: 64,
+    entries_max: 128,
+    cache_pages: 1,
+    reserve_segments: 2,
+    restore_step_blocks: 1,
+    bitmap_bytes: 1 << 20,
+};
 
 /// A new store beside an empty origin.
 fn new_store() -> Disks<SimDisk> {

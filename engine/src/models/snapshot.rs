@@ -7,7 +7,7 @@ use super::cut::{append, entry, FIRST, SECOND};
 use super::{block_on, explore};
 use crate::catalog::memory_disk::MemoryDisk;
 use crate::deadline::Deadline;
-use crate::epoch::{ActiveEpoch, EpochState};
+use crate::epoch::{ActiveEpoch, EpochState, Keeping};
 use crate::gate::Gate;
 use crate::in_use::InUseMap;
 use crate::run::PageCache;
@@ -40,8 +40,8 @@ struct Model {
 
 impl Model {
     fn new() -> Arc<Model> {
-        let epochs =
-            [FIRST, SECOND].map(|number| Arc::new(EpochState::new(number, 1, true, 1, InUseMap::all_in_use(1, 0))));
+        let epochs = [FIRST, SECOND]
+            .map(|number| Arc::new(EpochState::new(number, 1, Keeping::Images, 1, InUseMap::all_in_use(1, 0))));
         Arc::new(Model {
             gate: Gate::new(1),
             active: ActiveEpoch::new(epochs[0].clone()),

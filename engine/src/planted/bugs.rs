@@ -114,4 +114,10 @@ pub const BUGS: &[Bug] = &[
     bug("moved-mark-volatile", ACKED, "the mark of a moved block is kept in memory only"),
     bug("restore-not-resumed", EXACT, "after a crash a restore is not gone on with"),
     bug("growth-stops-saving", EXACT, "the epoch that a growth opens saves nothing"),
+    // Deltas and bookmarks.
+    bug("delta-begins-too-late", EXACT, "a delta leaves out what was saved in the first epoch of its older end"),
+    bug("delta-forgets-the-maps", EXACT, "a delta leaves out what no run holds yet"),
+    bug("delta-joins-one-half", EXACT, "a merged bitmap is made of the first of its halves alone"),
+    bug("merge-forgets-bookmarks", EXACT, "what was saved after a bookmark counts as saved before it"),
+    bug("bookmarks-keep-nothing", EXACT, "where only bookmarks are left, overwrites are recorded nowhere"),
 ];

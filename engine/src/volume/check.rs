@@ -6,7 +6,7 @@ use crate::catalog::Catalog;
 use crate::disk::{aligned_buffer, Disk};
 use crate::entry::{Entry, UNREADABLE};
 use crate::error::Result;
-use crate::format::item::SegmentState;
+use crate::format::item::{SegmentState, SnapshotRecord};
 use crate::run::{pages_for, Run, RunLayout};
 use crate::saved::SavedMap;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -61,7 +61,7 @@ async fn check_state<D: Disk>(
     options: CheckOptions,
     cut_short: &AtomicBool,
 ) -> Result<Vec<Finding>> {
-    let whole = |record: &&crate::format::item::SnapshotRecord| record.broken.is_none();
+    let whole = |record: &&SnapshotRecord| record.broken.is_none() && !record.is_bookmark();
     let horizon = state.snapshots.values().find(whole).map_or(super::seal::NO_EPOCH, |record| record.epoch);
     let mut checker = Checker { store, state, places, horizon, options, cut_short, findings: Vec::new() };
     if repairs > 0 {
@@ -75,7 +75,8 @@ async fn check_state<D: Disk>(
         checker.check_map(map).await;
     }
     for record in state.snapshots.values().filter(|record| record.broken.is_some()) {
-        let sentence = format!("snapshot {} is broken: {}", record.name, record.reason);
+        let kind = if record.is_bookmark() { "bookmark" } else { "snapshot" };
+        let sentence = format!("{kind} {} is broken: {}", record.name, record.reason);
         checker.findings.push(Finding { serious: true, sentence });
     }
     if cut_short.load(Ordering::Relaxed) {
@@ -129,8 +130,13 @@ impl<D: Disk> Checker<'_, D> {
         }
     }
 
+    /// Whether the entry names an image that a snapshot may show. What is older than every snapshot serves bookmarks.
+    fn has_image(&self, entry: &Entry) -> bool {
+        entry.epoch >= self.horizon && entry.address != UNREADABLE && !entry.is_mark()
+    }
+
     async fn check_entry(&mut self, entry: &Entry, image: &mut [u8]) {
-        if entry.epoch < self.horizon || entry.address == UNREADABLE {
+        if !self.has_image(entry) {
             return;
         }
         let segment = self.places.segment_of(entry.address);
@@ -159,7 +165,7 @@ impl<D: Disk> Checker<'_, D> {
                 return;
             }
             from = entry.block + 1;
-            if entry.epoch >= self.horizon && entry.address != UNREADABLE {
+            if self.has_image(&entry) {
                 self.check_image(&entry, &mut image).await;
             }
         }

@@ -27,6 +27,8 @@ pub struct StoreInfo {
     pub volume_bytes: u64,
     /// Snapshots, oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// Bookmarks, oldest first.
+    pub bookmarks: Vec<Snapshot>,
     /// Segments in all, and free ones.
     pub segments_total: u64,
     /// Segments that are free.
@@ -109,10 +111,13 @@ pub async fn inspect<D: Disk>(store: &D) -> Result<StoreInfo> {
     let is_free = |segment: &&crate::catalog::state::SegmentRecord| {
         matches!(segment.state, crate::format::item::SegmentState::Free)
     };
+    let all = state.snapshots.values().map(Snapshot::from_record);
+    let (bookmarks, snapshots) = all.partition(|snapshot| snapshot.bookmark);
     Ok(StoreInfo {
         superblock: catalog.superblock().clone(),
         volume_bytes: state.volume.size_bytes,
-        snapshots: state.snapshots.values().map(Snapshot::from_record).collect(),
+        snapshots,
+        bookmarks,
         segments_total: state.segments.len() as u64,
         segments_free: state.segments.iter().filter(is_free).count() as u64,
         restoring: state.restore.is_some(),

@@ -14,6 +14,7 @@ use super::Volume;
 use crate::catalog::SNAPSHOTS_MAX;
 use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
+use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
@@ -74,7 +75,7 @@ impl Volume {
         self.flush_origin(disks).await?;
         let mut ledger = deadline.bound(self.ledger.lock()).await.ok_or_else(timed_out)?;
         refuse_duplicate(&ledger, name)?;
-        let next = self.prepare_epoch(self.size_blocks(), true);
+        let next = self.prepare_epoch(self.size_blocks(), Keeping::Images);
         let snapshot = Snapshot {
             name: name.clone(),
             epoch: next.number,
@@ -82,6 +83,7 @@ impl Volume {
             size_bytes: self.size_bytes(),
             consistency: options.consistency,
             automatic,
+            bookmark: false,
             broken: None,
         };
         let items = [
@@ -112,9 +114,7 @@ impl Volume {
         self.switch_epoch(&mut ledger, next);
         self.guard_map(&mut ledger);
         ledger.cut_under_way = Some(snapshot.epoch);
-        if self.horizon() > snapshot.epoch {
-            self.set_horizon(snapshot.epoch);
-        }
+        self.set_horizons(&ledger);
         self.release_writes();
         drop(ledger);
         self.keep_map_of_cut(disks, &cut).await;

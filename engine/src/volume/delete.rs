@@ -1,15 +1,15 @@
 //! Deleting a snapshot: its name goes; what only it needed is freed in the background.
 
+use super::ledger::Ledger;
 use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
 use crate::snapshot::{Snapshot, SnapshotName};
-use crate::units::Epoch;
 
 impl Volume {
-    /// Deletes any snapshot: oldest, middle or youngest (mission A6). Its space comes back in the background. Fails
-    /// with `NotFound`, or `Busy` while it is exposed or a restore is under way.
+    /// Deletes any snapshot: oldest, middle or youngest (mission A6), or a bookmark. Its space comes back in the
+    /// background. Fails with `NotFound`, or `Busy` while it is exposed or a restore is under way.
     pub async fn delete<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<()> {
         let _operation = self.operations.lock().await;
         self.refuse_closed("delete")?;
@@ -18,17 +18,20 @@ impl Volume {
         let snapshot = ledger.snapshot(name)?;
         self.refuse_pinned(&snapshot)?;
         ledger.catalog.append(&disks.store, &[Item::SnapshotDelete { epoch: snapshot.epoch }]).await?;
-        self.set_horizon(ledger.horizon());
-        ledger.groups_joined = true;
-        ledger.may_be_dead = true;
-        if ledger.horizon() == Epoch(u64::MAX) && self.active_epoch().needed.saving() {
-            self.stop_saving(&mut ledger, disks).await;
-        }
-        self.work.notify();
+        self.is_gone(&mut ledger, disks).await;
         Ok(())
     }
 
-    fn refuse_pinned(&self, snapshot: &Snapshot) -> Result<()> {
+    /// A snapshot is gone, or what it held: what only it needed may go.
+    pub(super) async fn is_gone<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) {
+        self.set_horizons(ledger);
+        ledger.groups_joined = true;
+        ledger.may_be_dead = true;
+        self.keep_less(ledger, disks).await;
+        self.work.notify();
+    }
+
+    pub(super) fn refuse_pinned(&self, snapshot: &Snapshot) -> Result<()> {
         let pins = self.pins.lock().expect("no holder of this lock panics");
         if pins.get(&snapshot.epoch).is_some_and(|pin| pin.strong_count() > 0) {
             let message = format!("snapshot {} is exposed or being read; unexpose it first", snapshot.name);
@@ -37,9 +40,10 @@ impl Volume {
         Ok(())
     }
 
-    /// All snapshots, oldest first.
+    /// All snapshots, oldest first; bookmarks apart.
     pub async fn snapshots(&self) -> Vec<Snapshot> {
         let ledger = self.ledger.lock().await;
-        ledger.catalog.state().snapshots.values().map(Snapshot::from_record).collect()
+        let records = ledger.catalog.state().snapshots.values();
+        records.filter(|record| !record.is_bookmark()).map(Snapshot::from_record).collect()
     }
 }

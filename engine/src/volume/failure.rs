@@ -3,13 +3,14 @@
 //! Invariants:
 //! - A snapshot is recorded as broken, in the store or failing that in the state directory, before the first
 //!   overwrite that was not saved.
-//! - The oldest snapshots break first.
+//! - The oldest break first, snapshots and bookmarks alike: docs/decisions/0011-deltas-and-bookmarks.md.
 
 use super::ledger::Ledger;
 use super::Volume;
 use crate::disk::{Disk, Disks};
+use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::item::{Item, SegmentState};
+use crate::format::item::{Item, RunRecord, SegmentState};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::sync::atomic::Ordering;
 use crate::units::{Epoch, SegmentIndex};
@@ -42,7 +43,7 @@ impl Volume {
                 self.room_wanted.store(true, Ordering::Relaxed);
                 return Ok(Room::Coming);
             }
-            let oldest = ledger.whole().next();
+            let oldest = ledger.marked().next();
             if oldest.is_some() && oldest == self.restore.target() {
                 let message = "the store is full while a restore is under way; enlarge the store so that it can go on";
                 return Err(Error::new(ErrorKind::NoSpace, "save old content", "store").saying(message));
@@ -82,7 +83,7 @@ impl Volume {
         };
         tracing::error!(%cause, "{sentence}: all snapshots of the volume are broken");
         let youngest = Epoch(u64::MAX - 1);
-        planted!("broken-mark-after-overwrite", self.stop_saving(&mut ledger, disks).await);
+        planted!("broken-mark-after-overwrite", self.switch_keeping(&mut ledger, disks, Keeping::Nothing).await);
         if let Err(error) = self.break_through(&mut ledger, disks, youngest, reason, sentence).await {
             tracing::error!(%error, "broken snapshots can be recorded nowhere; first writes wait");
             drop(ledger);
@@ -92,7 +93,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Marks every whole snapshot up to `last` as broken, durably; then nothing older than the rest is kept.
+    /// Marks every whole snapshot and bookmark up to `last` as broken, durably; nothing older than the rest is kept then.
     pub(crate) async fn break_through<D: Disk>(
         &self,
         ledger: &mut Ledger,
@@ -101,7 +102,7 @@ impl Volume {
         reason: BrokenReason,
         sentence: &str,
     ) -> Result<()> {
-        let broken: Vec<Epoch> = ledger.whole().filter(|epoch| *epoch <= last).collect();
+        let broken: Vec<Epoch> = ledger.marked().filter(|epoch| *epoch <= last).collect();
         let items: Vec<Item> = broken
             .iter()
             .map(|epoch| {
@@ -124,43 +125,51 @@ impl Volume {
                 ledger.in_memory(some);
             }
             // Readers of a snapshot that just broke are refused before anything of it is freed.
-            self.set_horizon(ledger.horizon());
+            self.set_horizons(ledger);
         }
         self.stats.snapshots_broken.add(broken.len() as u64);
-        self.set_horizon(ledger.horizon());
+        self.set_horizons(ledger);
         ledger.may_be_dead = true;
-        if ledger.horizon() == Epoch(u64::MAX) && self.active_epoch().needed.saving() {
-            self.stop_saving(ledger, disks).await;
-        }
+        self.keep_less(ledger, disks).await;
         self.work.notify();
         Ok(())
     }
 
-    /// No snapshot needs anything any more: a new epoch in which nothing is saved.
-    pub(crate) async fn stop_saving<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) {
+    /// Less has to be kept than the active epoch keeps, if so: a new epoch, which keeps no more than that.
+    pub(crate) async fn keep_less<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) {
+        let keeping = ledger.keeping();
+        if keeping < self.active_epoch().keeping {
+            self.switch_keeping(ledger, disks, keeping).await;
+        }
+    }
+
+    async fn switch_keeping<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>, keeping: Keeping) {
         // A second record confirms the one that says so. Were that lost as the last of the catalog, a snapshot would be
         // back that nothing was saved for any more.
         let facts = ledger.catalog.state().volume;
         if let Err(error) = ledger.catalog.append(&disks.store, &[Item::Volume(facts)]).await {
             tracing::error!(%error, "the catalog's last record could not be confirmed");
         }
-        let next = self.prepare_epoch(self.size_blocks(), false);
+        let next = self.prepare_epoch(self.size_blocks(), keeping);
         self.switch_quietly(ledger, next).await;
     }
 
-    /// Frees every segment of epochs that no whole snapshot needs. True if anything was freed or sealed.
+    /// Frees every segment of epochs whose images no whole snapshot needs, and the runs that no bookmark needs either.
+    /// True if anything was freed or sealed.
     pub(crate) async fn free_dead<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) -> Result<bool> {
-        let horizon = ledger.horizon();
-        let horizon = planted!("delete-frees-needed-epoch", Epoch(horizon.0.saturating_add(1)), horizon);
+        let beyond =
+            |horizon: Epoch| planted!("delete-frees-needed-epoch", Epoch(horizon.0.saturating_add(1)), horizon);
+        let (horizon, mark_horizon) = (beyond(ledger.horizon()), beyond(ledger.mark_horizon()));
         let mut changed = false;
-        while ledger.to_seal.front().is_some_and(|frozen| frozen.map.epoch() < horizon && frozen.is_final()) {
+        while ledger.to_seal.front().is_some_and(|frozen| frozen.map.epoch() < mark_horizon && frozen.is_final()) {
             self.seal_without_run(ledger, disks).await?;
             changed = true;
         }
         let state = ledger.catalog.state();
         let dead_segment = |segment: &SegmentIndex| matches!(state.segments[*segment as usize].state, SegmentState::Data { epoch } if epoch < horizon);
         let data: Vec<SegmentIndex> = (0..state.segments.len() as SegmentIndex).filter(dead_segment).collect();
-        let runs: Vec<u64> = state.runs.values().filter(|run| run.last_epoch < horizon).map(|run| run.run).collect();
+        let is_dead = |run: &&RunRecord| run.last_epoch < mark_horizon;
+        let runs: Vec<u64> = state.runs.values().filter(is_dead).map(|run| run.run).collect();
         let maps: BTreeSet<u64> = state.maps.values().copied().chain(state.live_map).collect();
         let holes: Vec<u64> = state.holes.keys().copied().filter(|run| !maps.contains(run)).collect();
         if data.is_empty() && runs.is_empty() && holes.is_empty() {

@@ -27,8 +27,8 @@ impl Volume {
         self.watch.is_about_to_grow(self, disks, after).await?;
         let mut ledger = self.ledger.lock().await;
         // A new epoch, because the maps of the old one end where the volume ended.
-        let saving = planted!("growth-stops-saving", false, self.active_epoch().needed.saving());
-        let (before_epoch, next) = (self.active_epoch(), self.prepare_epoch(blocks_for(after), saving));
+        let keeping = planted!("growth-stops-saving", crate::epoch::Keeping::Nothing, self.active_epoch().keeping);
+        let (before_epoch, next) = (self.active_epoch(), self.prepare_epoch(blocks_for(after), keeping));
         self.gate.close();
         let drained = self.gate.drain(&Deadline::new()).await;
         assert!(drained, "a deadline that nobody expires does not come");

@@ -4,7 +4,7 @@
 //! - A segment is in `free` only when the catalog on the store says so and no reader may read it.
 //! - A segment taken for a run or for moved images stays "free" on the store until the record that installs what was
 //!   written there: after a crash nothing refers to it.
-//! - Broken snapshots are always the oldest ones.
+//! - Broken snapshots and bookmarks are always the oldest ones, whichever of the two they are.
 
 use super::failure::Room;
 use super::maps::CommonHoles;
@@ -12,6 +12,7 @@ use super::seal::Frozen;
 use super::Volume;
 use crate::catalog::Catalog;
 use crate::disk::{Disk, Disks};
+use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState, SnapshotRecord};
 use crate::lane::Handed;
@@ -123,10 +124,30 @@ impl Ledger {
         self.record(name).map(Snapshot::from_record)
     }
 
-    /// Epochs of the whole snapshots, ascending.
+    /// Epochs of the whole snapshots, ascending: those whose content somebody may read.
     pub(crate) fn whole(&self) -> impl DoubleEndedIterator<Item = Epoch> + '_ {
         let snapshots = self.catalog.state().snapshots.iter();
+        snapshots.filter(|(_, record)| record.broken.is_none() && !record.is_bookmark()).map(|(&epoch, _)| epoch)
+    }
+
+    /// Epochs of the whole snapshots and of the whole bookmarks, ascending: those that a delta may begin at.
+    pub(crate) fn marked(&self) -> impl DoubleEndedIterator<Item = Epoch> + '_ {
+        let snapshots = self.catalog.state().snapshots.iter();
         snapshots.filter(|(_, record)| record.broken.is_none()).map(|(&epoch, _)| epoch)
+    }
+
+    /// The oldest whole snapshot or bookmark; `u64::MAX` where there is none.
+    pub(crate) fn mark_horizon(&self) -> Epoch {
+        self.marked().next().unwrap_or(Epoch(u64::MAX))
+    }
+
+    /// What an epoch has to keep for those that there are.
+    pub(crate) fn keeping(&self) -> Keeping {
+        match (self.whole().next(), self.marked().next()) {
+            (Some(_), _) => Keeping::Images,
+            (None, Some(_)) => planted!("bookmarks-keep-nothing", Keeping::Nothing, Keeping::Marks),
+            (None, None) => Keeping::Nothing,
+        }
     }
 
     /// The oldest whole snapshot; `u64::MAX` where there is none.
@@ -134,9 +155,9 @@ impl Ledger {
         self.whole().next().unwrap_or(Epoch(u64::MAX))
     }
 
-    /// The group an epoch belongs to, named by the whole snapshot that shows it: the youngest that is not younger.
+    /// The groups an epoch belongs to: from each whole snapshot or bookmark, or from each whole snapshot, to the next.
     pub(crate) fn groups(&self) -> Groups {
-        Groups { starts: self.whole().collect() }
+        Groups { starts: self.marked().collect(), image_starts: self.whole().collect() }
     }
 
     /// Items that set the state of segments, one a run of neighbours with the same incarnation.
@@ -160,17 +181,29 @@ impl Ledger {
     }
 }
 
-/// Epochs grouped by the whole snapshots: inside a group only the oldest entry of a block counts.
+/// Epochs grouped by the whole snapshots and bookmarks: inside a group only the oldest entry of a block counts. Grouped
+/// by the whole snapshots alone: there only the oldest entry's image counts.
 pub(crate) struct Groups {
     starts: Vec<Epoch>,
+    image_starts: Vec<Epoch>,
 }
 
 impl Groups {
-    /// Which group; `None` for epochs before the oldest whole snapshot, which are dead.
+    /// Which group; `None` for epochs before the oldest whole snapshot or bookmark, which are dead.
     pub(crate) fn of(&self, epoch: Epoch) -> Option<usize> {
-        let is_reached = |start: &Epoch| planted!("merge-drops-the-cut", *start < epoch, *start <= epoch);
-        self.starts.partition_point(is_reached).checked_sub(1)
+        planted!("merge-forgets-bookmarks", return group_of(&self.image_starts, epoch));
+        group_of(&self.starts, epoch)
     }
+
+    /// Which group of images; `None` for epochs before the oldest whole snapshot, whose images nobody reads.
+    pub(crate) fn of_images(&self, epoch: Epoch) -> Option<usize> {
+        group_of(&self.image_starts, epoch)
+    }
+}
+
+fn group_of(starts: &[Epoch], epoch: Epoch) -> Option<usize> {
+    let is_reached = |start: &Epoch| planted!("merge-drops-the-cut", *start < epoch, *start <= epoch);
+    starts.partition_point(is_reached).checked_sub(1)
 }
 
 impl Volume {

@@ -34,10 +34,10 @@ pub(crate) struct CommonHoles {
 }
 
 impl CommonHoles {
-    /// Begins with the snapshots that are whole; none where some of them has no map.
+    /// Begins with the snapshots and bookmarks that are whole; none where some of them has no map.
     pub(crate) fn begin(ledger: &Ledger, epoch: Arc<EpochState>) -> Option<CommonHoles> {
         let maps = &ledger.catalog.state().maps;
-        let left: VecDeque<Epoch> = ledger.whole().collect();
+        let left: VecDeque<Epoch> = ledger.marked().collect();
         let is_of_use = !left.is_empty() && left.len() <= COMPARED_MAX && left.iter().all(|one| maps.contains_key(one));
         is_of_use.then_some(CommonHoles { epoch, so_far: None, left })
     }

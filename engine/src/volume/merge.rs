@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Only neighbouring runs are merged, so that runs stay ordered by epoch.
-//! - Inside a group only the oldest entry of a block counts; groups only ever grow together, so what is dead stays so.
+//! - Inside a group only the oldest entry of a block counts, and only the oldest image of one up to the next whole
+//!   snapshot; groups only ever grow together, so what is dead stays so.
 //! - A data segment is freed only when every entry of its epoch was looked at and none that lives lies in it.
 //! - Runs of epochs that the needed map is rebuilt from at an attach are not merged with older ones: what an attach
 //!   reads does not grow with what is saved.
@@ -13,6 +14,7 @@ use super::seal::run_items;
 use super::views::ViewGuard;
 use super::Volume;
 use crate::disk::{Disk, Disks};
+use crate::entry::{Entry, MARK};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState};
 use crate::run::{pages_for, Cursor, Merge, Merged, Run, RunLayout, RunWriter};
@@ -84,8 +86,8 @@ impl Volume {
             return None;
         }
         let view = self.view_now();
-        let youngest = ledger.whole().next_back()?;
-        // Behind this index lie the runs of the youngest snapshot's epochs.
+        let youngest = ledger.marked().next_back()?;
+        // Behind this index lie the runs of the youngest one's epochs.
         let boundary = view.runs.partition_point(|run| run.meta().last_epoch < youngest);
         let all_sealed = ledger.to_seal.front().is_none_or(|frozen| frozen.map.epoch() >= youngest);
         let joins = ledger.groups_joined && all_sealed;
@@ -126,7 +128,8 @@ impl Volume {
         let mut merge = Merge::new(cursors);
         let mut writer = RunWriter::new(plan.run, first_epoch, plan.layout.clone(), entries);
         let mut live: BTreeMap<SegmentIndex, u64> = BTreeMap::new();
-        let mut keep = |before: Option<&crate::entry::Entry>, entry: &crate::entry::Entry| {
+        let mut kept: Option<Entry> = None;
+        let mut keep = |before: Option<&Entry>, entry: &Entry| {
             let group = plan.groups.of(entry.epoch);
             group.is_some() && before.is_none_or(|before| plan.groups.of(before.epoch) != group)
         };
@@ -134,7 +137,14 @@ impl Volume {
             if self.room_wanted.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Busy, "merge", "store").saying("somebody needs the room it holds"));
             }
-            let Merged::Kept(entry) = merged else { continue };
+            let Merged::Kept(mut entry) = merged else { continue };
+            let group = plan.groups.of_images(entry.epoch);
+            let is_older = |before: &Entry| before.block == entry.block && plan.groups.of_images(before.epoch) == group;
+            if group.is_none() || kept.as_ref().is_some_and(is_older) {
+                // No snapshot shows this image: a bookmark needs no more than to know that there was one.
+                (entry.address, entry.checksum) = (MARK, 0);
+            }
+            kept = Some(entry);
             writer.push(&disks.store, entry).await?;
             if let Some(segment) = self.places.segment_of(entry.address) {
                 *live.entry(segment).or_default() += 1;

@@ -9,6 +9,8 @@
 //! - The catalog on the store is never behind what the write path relies on.
 
 mod background;
+mod bookmark;
+mod changes;
 mod check;
 mod create;
 mod cut;
@@ -20,6 +22,7 @@ mod grow;
 mod ledger;
 pub(crate) mod maps;
 mod merge;
+mod offline;
 mod open;
 mod options;
 mod read;
@@ -36,9 +39,11 @@ pub use check::{check_store, CheckOptions, Finding};
 pub(crate) use create::create_with_geometry;
 pub use create::{create, destroy, inspect, StoreInfo};
 pub use cut::CutObserver;
+pub use offline::OfflineStore;
 pub use options::{Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions};
 pub use restore::RestoreProgress;
 
+use crate::delta::BitmapCache;
 use crate::epoch::{ActiveEpoch, EpochState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
@@ -99,6 +104,8 @@ pub struct Volume {
     pub(crate) ledger: crate::sync::lock::Mutex<Ledger>,
     pub(crate) pins: Mutex<BTreeMap<Epoch, Weak<SnapshotPin>>>,
     pub(crate) cache: PageCache,
+    /// Which blocks were saved when, for deltas.
+    pub(crate) bitmaps: BitmapCache,
     pub(crate) watch: Watch,
     pub(crate) restore: RestoreState,
     /// Of which parts the volume's map on the store can still be believed.
@@ -117,8 +124,10 @@ pub struct Volume {
     pub(crate) elsewhere: Mutex<BrokenElsewhere>,
     cut_observer: OnceLock<Box<dyn CutObserver>>,
     size_bytes: AtomicU64,
-    /// Epoch of the oldest whole snapshot; nothing saved before it is needed. `u64::MAX` where there is none.
+    /// Epoch of the oldest whole snapshot; no image saved before it is needed. `u64::MAX` where there is none.
     horizon: AtomicU64,
+    /// Epoch of the oldest whole snapshot or bookmark; nothing saved before it is needed. `u64::MAX`: there is none.
+    mark_horizon: AtomicU64,
     background_failures: AtomicU32,
     activity: Mutex<Activity>,
     /// Failed flushes of the origin when the volume was opened; with one more no flush of it succeeds.
@@ -150,13 +159,20 @@ impl Volume {
         self.lanes.len() as u16
     }
 
-    /// Epoch of the oldest whole snapshot: entries of older epochs are dead, snapshots of older epochs broken.
+    /// Epoch of the oldest whole snapshot: images of older epochs are dead, snapshots of older epochs broken.
     pub(crate) fn horizon(&self) -> Epoch {
         Epoch(self.horizon.load(Ordering::SeqCst))
     }
 
-    pub(crate) fn set_horizon(&self, horizon: Epoch) {
-        self.horizon.store(horizon.0, Ordering::SeqCst);
+    /// Epoch of the oldest whole snapshot or bookmark: bookmarks of older epochs are broken.
+    pub(crate) fn mark_horizon(&self) -> Epoch {
+        Epoch(self.mark_horizon.load(Ordering::SeqCst))
+    }
+
+    /// Snapshots or bookmarks came or went.
+    pub(crate) fn set_horizons(&self, ledger: &Ledger) {
+        self.horizon.store(ledger.horizon().0, Ordering::SeqCst);
+        self.mark_horizon.store(ledger.mark_horizon().0, Ordering::SeqCst);
     }
 
     pub(crate) fn refuse_closed(&self, operation: &'static str) -> Result<()> {
@@ -188,6 +204,7 @@ impl Volume {
             segment_bytes: self.places.segment_bytes,
             runs: view.runs.len() as u64,
             entries_in_memory: view.maps.iter().map(|map| map.len() as u64).sum(),
+            bitmap_bytes: self.bitmaps.bytes() as u64,
             ..self.stats.snapshot()
         }
     }

@@ -7,13 +7,15 @@
 //! - What is read does not grow with what is saved, but with what the active epoch saved.
 
 use super::ledger::Ledger;
-use super::recovery::{recover, Recovered};
+use super::recovery::{recover, LastRecords, Recovered};
 use super::restore::RestoreState;
 use super::seal::{run_meta, NO_EPOCH};
 use super::trust::Trust;
 use super::views::Views;
 use super::{Accept, BrokenElsewhere, OpenOptions, SegmentPlaces, Volume};
+use crate::catalog::state::State;
 use crate::catalog::Catalog;
+use crate::delta::BitmapCache;
 use crate::disk::{Disk, Disks};
 use crate::entry::Entry;
 use crate::epoch::{ActiveEpoch, EpochState};
@@ -53,7 +55,7 @@ impl Volume {
         let geometry = catalog.superblock().geometry;
         let segment_bytes = u64::from(geometry.segment_bytes);
         let places = SegmentPlaces { base_bytes: geometry.segments_base_bytes, segment_bytes };
-        let recovered = recover(&disks.store, &catalog, places).await?;
+        let recovered = recover(&disks.store, &catalog, places, LastRecords::Settled).await?;
         let (gaps, torn) = (recovered.gaps, recovered.torn);
         let kept = segments_kept_for_runs(&catalog, &options, places);
         let mut ledger = Ledger::new(catalog, kept);
@@ -78,8 +80,8 @@ impl Volume {
         Ok(Arc::new(volume))
     }
 
-    /// Blocks saved since the youngest whole snapshot need not be saved again. A run that is damaged or cannot be read
-    /// does not keep the volume from being used: what depends on it is broken.
+    /// Blocks saved since the youngest whole snapshot or bookmark need not be saved again. A run that is damaged or
+    /// cannot be read does not keep the volume from being used: what depends on it is broken.
     async fn load_needed<D: Disk>(&self, disks: &Disks<D>, accept: Accept) -> Result<()> {
         while let Err((last_epoch, error)) = self.load_needed_once(disks).await {
             if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) {
@@ -102,7 +104,7 @@ impl Volume {
     }
 
     async fn load_needed_once<D: Disk>(&self, disks: &Disks<D>) -> std::result::Result<(), (Epoch, Error)> {
-        let Some(youngest) = self.ledger.lock().await.whole().next_back() else { return Ok(()) };
+        let Some(youngest) = self.ledger.lock().await.marked().next_back() else { return Ok(()) };
         planted!("second-save-wins", return Ok(()));
         let (active, view) = (self.active_epoch(), self.view_now());
         for run in view.runs.iter().filter(|run| run.meta().last_epoch >= youngest) {
@@ -232,7 +234,8 @@ async fn install<D: Disk>(
     items.extend(ledger.segment_items(&recovered.unused, SegmentState::Free, 0));
     items.extend(ledger.catalog.state().lanes_indexed.keys().map(|&lane| Item::LaneIndexed { lane, sequence: 0 }));
     let facts = ledger.catalog.state().volume;
-    let youngest = recovered.entries.keys().next_back().copied().unwrap_or_default();
+    let in_runs = ledger.catalog.state().runs.values().map(|run| run.last_epoch).max();
+    let youngest = recovered.entries.keys().next_back().copied().max(in_runs).unwrap_or_default();
     let marked = elsewhere.map(|elsewhere| elsewhere.through).unwrap_or_default();
     // Epochs up to the marked one may have been used without the store knowing. What is cut now is younger.
     let is_known = marked.0.saturating_sub(facts.active_epoch.0) < EPOCHS_AHEAD_MAX;
@@ -267,7 +270,7 @@ async fn install<D: Disk>(
 
 fn break_items(ledger: &Ledger, breaks: &[Break]) -> Vec<Item> {
     let mut items = Vec::new();
-    for epoch in ledger.whole() {
+    for epoch in ledger.marked() {
         let Some(Break { reason, sentence, .. }) = breaks.iter().find(|one| epoch <= one.through) else { continue };
         let mut snapshot = Snapshot::from_record(&ledger.catalog.state().snapshots[&epoch]);
         tracing::error!(snapshot = %snapshot.name, sentence, "snapshot broken");
@@ -308,7 +311,7 @@ async fn write_recovered<D: Disk>(
 ) -> Result<Vec<Run>> {
     loop {
         let broken_through = breaks.iter().map(|one| one.through).max().unwrap_or_default();
-        let Some(horizon) = ledger.whole().find(|epoch| *epoch > broken_through) else { return Ok(Vec::new()) };
+        let Some(horizon) = ledger.marked().find(|epoch| *epoch > broken_through) else { return Ok(Vec::new()) };
         if let Some(runs) = write_runs_from(disks, ledger, places, recovered, horizon).await? {
             return Ok(runs);
         }
@@ -340,7 +343,7 @@ async fn write_runs_from<D: Disk>(
     recovered: &Recovered,
     horizon: Epoch,
 ) -> Result<Option<Vec<Run>>> {
-    let youngest = ledger.whole().next_back().expect("the horizon is a whole snapshot's");
+    let youngest = ledger.marked().next_back().expect("the horizon is a whole one's");
     let mut runs: Vec<Run> = Vec::new();
     for (first_epoch, entries) in entries_by_run(recovered, horizon, youngest) {
         let count = RunLayout::segments_for(pages_for(entries.len() as u64).pages, places.segment_bytes) as usize;
@@ -365,43 +368,55 @@ async fn write_runs_from<D: Disk>(
     Ok(Some(runs))
 }
 
+/// The runs that a store has.
+pub(super) struct OpenedRuns {
+    /// Those of the index, in the order of their epochs.
+    pub(super) runs: Vec<Arc<Run>>,
+    /// Those of holes, by their identity.
+    pub(super) holes_runs: BTreeMap<u64, Arc<Run>>,
+}
+
+/// Opens all runs; nothing is read.
+pub(super) fn open_runs(state: &State, places: SegmentPlaces) -> Result<OpenedRuns> {
+    let mut segments = state.segments_by_run();
+    let mut open = |record: &RunRecord| -> Result<Arc<Run>> {
+        let layout = RunLayout {
+            segments: segments.remove(&record.run).expect("every run is there")?,
+            segments_base_bytes: places.base_bytes,
+            segment_bytes: places.segment_bytes,
+        };
+        Ok(Arc::new(Run::open(run_meta(record), layout)?))
+    };
+    let mut records: Vec<&RunRecord> = state.runs.values().collect();
+    records.sort_by_key(|record| (record.first_epoch, record.last_epoch, record.run));
+    let runs = records.into_iter().map(&mut open).collect::<Result<_>>()?;
+    let holes_runs = state.holes.values().map(|record| Ok((record.run, open(record)?))).collect::<Result<_>>()?;
+    Ok(OpenedRuns { runs, holes_runs })
+}
+
+/// The index contradicts itself.
+pub(super) fn overlapping(operation: &'static str) -> Error {
+    let message = "the epochs of its index runs overlap; the origin is whole and can be used without Cairn";
+    Error::new(ErrorKind::Corrupt, operation, "store").saying(message)
+}
+
 /// The volume in memory, from what the catalog now says.
 fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: OpenOptions) -> Result<Volume> {
     let state = ledger.catalog.state();
-    let mut segments = state.segments_by_run();
-    let mut runs: Vec<Arc<Run>> = Vec::new();
-    let mut records: Vec<&RunRecord> = state.runs.values().collect();
-    records.sort_by_key(|record| (record.first_epoch, record.last_epoch, record.run));
-    for record in records {
-        let layout = RunLayout {
-            segments: segments.remove(&record.run).expect("every run is there")?,
-            segments_base_bytes: places.base_bytes,
-            segment_bytes: places.segment_bytes,
-        };
-        runs.push(Arc::new(Run::open(run_meta(record), layout)?));
-    }
-    let mut holes_runs = BTreeMap::new();
-    for record in state.holes.values() {
-        let layout = RunLayout {
-            segments: segments.remove(&record.run).expect("every run is there")?,
-            segments_base_bytes: places.base_bytes,
-            segment_bytes: places.segment_bytes,
-        };
-        holes_runs.insert(record.run, Arc::new(Run::open(run_meta(record), layout)?));
-    }
+    let OpenedRuns { runs, holes_runs } = open_runs(state, places)?;
     let horizon = ledger.horizon();
     let (facts, restore) = (state.volume, state.restore.clone());
     let blocks = blocks_for(facts.size_bytes);
     let in_use = InUseMap::all_in_use(blocks, ledger.catalog.superblock().granule_shift);
-    let active = EpochState::new(facts.active_epoch, blocks, horizon != NO_EPOCH, options.lanes, in_use);
+    let active = EpochState::new(facts.active_epoch, blocks, ledger.keeping(), options.lanes, in_use);
     let view = View { runs, maps: vec![active.saved_now()] };
     if !view.is_ordered() {
-        let message = "the epochs of its index runs overlap; the origin is whole and can be used without Cairn";
-        return Err(Error::new(ErrorKind::Corrupt, "attach", "store").saying(message));
+        return Err(overlapping("attach"));
     }
-    // More epochs than snapshots: some group has several, so it may hold duplicates.
-    let epochs = facts.active_epoch.0.saturating_sub(horizon.0.saturating_sub(1));
-    ledger.groups_joined = horizon != NO_EPOCH && epochs > ledger.whole().count() as u64;
+    // More epochs than snapshots and bookmarks: some group has several, so it may hold duplicates.
+    let mark_horizon = ledger.mark_horizon();
+    let epochs = facts.active_epoch.0.saturating_sub(mark_horizon.0.saturating_sub(1));
+    ledger.groups_joined = mark_horizon != NO_EPOCH && epochs > ledger.marked().count() as u64;
     ledger.may_be_dead = true;
     ledger.holes_runs = holes_runs;
     Ok(Volume {
@@ -416,6 +431,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         operations: Default::default(),
         pins: Mutex::default(),
         cache: PageCache::new(options.limits.cache_pages),
+        bitmaps: BitmapCache::new(options.limits.bitmap_bytes),
         watch,
         trust: Trust::new(blocks),
         holes: Mutex::new(lru::LruCache::new(HOLES_KEPT)),
@@ -429,6 +445,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         cut_observer: Default::default(),
         size_bytes: AtomicU64::new(facts.size_bytes),
         horizon: AtomicU64::new(horizon.0),
+        mark_horizon: AtomicU64::new(mark_horizon.0),
         background_failures: Default::default(),
         activity: Mutex::default(),
         origin_flush_failures: 0,

@@ -45,6 +45,8 @@ pub struct Limits {
     pub entries_max: usize,
     /// Pages of runs kept in memory.
     pub cache_pages: usize,
+    /// Bytes of merged bitmaps of changed blocks kept in memory, for deltas. 0: none.
+    pub bitmap_bytes: usize,
     /// Segments kept handed out to a lane.
     pub reserve_segments: usize,
     /// Blocks a restore moves back in one step.
@@ -57,6 +59,7 @@ impl Default for Limits {
             spill_entries: 64 << 10,
             entries_max: 512 << 10,
             cache_pages: 8192,
+            bitmap_bytes: 128 << 20,
             reserve_segments: 8,
             restore_step_blocks: 1024,
         }

@@ -33,9 +33,10 @@ impl Volume {
             return Err(invalid("read snapshot", message));
         }
         self.refuse_broken(&snapshot.pin)?;
-        self.read_in_use(disks, snapshot, offset_bytes, buffer).await?;
+        let result = self.read_in_use(disks, snapshot, offset_bytes, buffer).await;
         // A snapshot that broke while it was being read may have given wrong bytes.
-        self.refuse_broken(&snapshot.pin)
+        self.refuse_broken(&snapshot.pin)?;
+        result
     }
 
     /// What is in use as of the snapshot; zeroes elsewhere.
@@ -152,7 +153,10 @@ impl Volume {
             let mut end = slot + 1;
             let follows = |end: usize| {
                 found.get(end).copied().flatten().is_some_and(|next| {
-                    !read[end] && next.address != UNREADABLE && next.address == entry.address + (end - slot) as u64
+                    !read[end]
+                        && next.address != UNREADABLE
+                        && !next.is_mark()
+                        && next.address == entry.address + (end - slot) as u64
                 })
             };
             while entry.address != UNREADABLE && follows(end) {
@@ -171,6 +175,10 @@ impl Volume {
     }
 
     async fn read_images<D: Disk>(&self, disks: &Disks<D>, first: Entry, images: &mut [u8]) -> Result<()> {
+        if first.is_mark() {
+            let message = format!("block {} was overwritten and its content not kept; run `cairn check`", first.block);
+            return Err(Error::new(ErrorKind::Corrupt, "read snapshot", "store").saying(message));
+        }
         if first.address == UNREADABLE {
             let message = "the block could not be read from the disk when it was about to be overwritten";
             let offset = first.block * BLOCK_BYTES as u64;
@@ -209,6 +217,17 @@ impl Volume {
     /// A handle that keeps the snapshot readable and undeletable. Fails with `NotFound` or
     /// `Broken`, with `Busy` while it is being taken, or where its in-use map cannot be read.
     pub async fn snapshot_handle<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<SnapshotHandle> {
+        let snapshot = self.ledger.lock().await.snapshot(name)?;
+        if snapshot.bookmark {
+            let message =
+                format!("{name} is a bookmark: what the snapshot held is gone, only what changed since is known");
+            return Err(Error::new(ErrorKind::NotFound, "open snapshot", "volume").saying(message));
+        }
+        Ok(SnapshotHandle { pin: self.pinned(disks, name).await? })
+    }
+
+    /// Keeps a snapshot or bookmark from being deleted.
+    pub(super) async fn pinned<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<Arc<SnapshotPin>> {
         let pin = {
             let ledger = self.ledger.lock().await;
             let snapshot = ledger.snapshot(name)?;
@@ -227,7 +246,7 @@ impl Volume {
             let holes = self.holes_of(disks, pin.epoch).await?;
             pin.holes.get_or_init(|| holes);
         }
-        Ok(SnapshotHandle { pin })
+        Ok(pin)
     }
 
     fn pin(&self, snapshot: &Snapshot) -> Arc<SnapshotPin> {

@@ -11,7 +11,7 @@
 use super::SegmentPlaces;
 use crate::catalog::Catalog;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
-use crate::entry::{Entry, UNREADABLE};
+use crate::entry::{Entry, MARK, UNREADABLE};
 use crate::error::Result;
 use crate::format::checksum;
 use crate::format::item::SegmentState;
@@ -51,9 +51,23 @@ const WINDOW_BYTES: usize = 256 << 10;
 /// write that went astray destroys no more than two headers of long ones.
 const LOOK_AHEAD_BLOCKS: usize = 2 * RECORD_BYTES_MAX / BLOCK_BYTES;
 
+/// What becomes of the last record of each lane, if it is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastRecords {
+    /// It is written again as it is: from now on it is durable.
+    Settled,
+    /// Nothing is written: somebody only looks.
+    LeftAsTheyAre,
+}
+
 /// Scans every segment in the hands of a lane. Reads nothing else, and of a record only its header, but for the last
 /// of each lane.
-pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: SegmentPlaces) -> Result<Recovered> {
+pub(super) async fn recover<D: Disk>(
+    store: &D,
+    catalog: &Catalog,
+    places: SegmentPlaces,
+    last_records: LastRecords,
+) -> Result<Recovered> {
     let state = catalog.state();
     let mut recovered = Recovered::default();
     let mut lanes: BTreeMap<u16, BTreeMap<u64, Found>> = BTreeMap::new();
@@ -84,7 +98,7 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
         let indexed = state.lanes_indexed.get(&lane).copied().unwrap_or(0);
         if let Some(mut last) = records.last_entry() {
             if *last.key() > indexed {
-                settle_last(store, last.get_mut()).await?;
+                settle_last(store, last.get_mut(), last_records).await?;
             }
         }
         recovered.replay(records, indexed);
@@ -94,9 +108,9 @@ pub(super) async fn recover<D: Disk>(store: &D, catalog: &Catalog, places: Segme
 
 /// The last record of a lane: torn, or from now on durable. Nobody may have heard that it completed; a flush that
 /// failed may have left it readable only.
-async fn settle_last<D: Disk>(store: &D, record: &mut Found) -> Result<()> {
+async fn settle_last<D: Disk>(store: &D, record: &mut Found, last_records: LastRecords) -> Result<()> {
     record.torn = planted!("torn-record-accepted", false, is_torn(store, record).await);
-    if record.torn {
+    if record.torn || last_records == LastRecords::LeftAsTheyAre {
         return Ok(());
     }
     planted!("attach-trusts-volatile", return Ok(()));
@@ -112,8 +126,8 @@ async fn settle_last<D: Disk>(store: &D, record: &mut Found) -> Result<()> {
 /// record may have completed, so it counts, and reading the image gives an error.
 async fn is_torn<D: Disk>(store: &D, record: &Found) -> bool {
     let mut image = aligned_buffer(BLOCK_BYTES);
-    for (index, entry) in record.header.entries.iter().enumerate() {
-        let offset = record.address_bytes + ((1 + index) * BLOCK_BYTES) as u64;
+    for (entry, image_at) in record.header.images() {
+        let offset = record.address_bytes + image_at as u64;
         match store.read(offset, &mut image).await {
             Ok(()) if checksum::image(&image) != entry.checksum => return true,
             Ok(()) => {}
@@ -224,10 +238,15 @@ impl Recovered {
     /// A damaged image in a confirmed record stays in the index: reading it gives an error, never wrong data.
     fn take_over(&mut self, record: &Found) {
         let entries = self.entries.entry(record.header.epoch).or_default();
-        for (index, entry) in record.header.entries.iter().enumerate() {
-            let stored_at = record.address_bytes / BLOCK_BYTES as u64 + 1 + index as u64;
+        let epoch = record.header.epoch;
+        for entry in record.header.entries.iter().filter(|entry| entry.is_mark) {
+            let block = entry.block;
+            entries.entry(block).or_insert(Entry { block, epoch, address: MARK, checksum: 0 });
+        }
+        for (entry, image_at) in record.header.images() {
+            let stored_at = (record.address_bytes + image_at as u64) / BLOCK_BYTES as u64;
             let address = if entry.unreadable { UNREADABLE } else { stored_at };
-            let (block, epoch, checksum) = (entry.block, record.header.epoch, entry.checksum);
+            let (block, checksum) = (entry.block, entry.checksum);
             entries.entry(block).or_insert(Entry { block, epoch, address, checksum });
         }
     }

@@ -79,7 +79,7 @@ impl Volume {
         let Some(frozen) = ledger.to_seal.front().filter(|frozen| frozen.is_final()).cloned() else {
             return Ok(false);
         };
-        if frozen.map.epoch() < ledger.horizon() || frozen.map.is_empty() {
+        if frozen.map.epoch() < ledger.mark_horizon() || frozen.map.is_empty() {
             self.seal_without_run(&mut ledger, disks).await?;
             return Ok(true);
         }
@@ -126,7 +126,7 @@ impl Volume {
             Ok(Room::Coming) => Ok(Allocated::Coming),
             Ok(Room::Made) => Ok(Allocated::LookAgain),
             // The last snapshot had to go: nobody needs the run any more.
-            Err(error) if error.kind() == ErrorKind::NoSpace && ledger.horizon() == NO_EPOCH => {
+            Err(error) if error.kind() == ErrorKind::NoSpace && ledger.mark_horizon() == NO_EPOCH => {
                 Ok(Allocated::LookAgain)
             }
             Err(error) => Err(error),

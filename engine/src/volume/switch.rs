@@ -8,16 +8,16 @@ use super::ledger::Ledger;
 use super::seal::Frozen;
 use super::Volume;
 use crate::deadline::Deadline;
-use crate::epoch::EpochState;
+use crate::epoch::{EpochState, Keeping};
 use crate::in_use::InUseMap;
 use crate::sync::Arc;
 
 impl Volume {
     /// A new epoch that follows the active one, for a volume of `blocks` blocks. Made before the gate is closed.
-    pub(crate) fn prepare_epoch(&self, blocks: u64, saving: bool) -> Arc<EpochState> {
+    pub(crate) fn prepare_epoch(&self, blocks: u64, keeping: Keeping) -> Arc<EpochState> {
         let before = self.active_epoch();
         let in_use = InUseMap::following(&before.in_use, blocks);
-        Arc::new(EpochState::new(before.number.next(), blocks, saving, self.lane_count(), in_use))
+        Arc::new(EpochState::new(before.number.next(), blocks, keeping, self.lane_count(), in_use))
     }
 
     /// Makes `next` the active epoch. The gate is closed and drained.

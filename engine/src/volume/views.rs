@@ -111,6 +111,11 @@ impl Volume {
         self.views.now()
     }
 
+    /// Whether somebody waits for segments that an older view than the present one keeps, as `view` may.
+    pub(crate) fn is_in_the_way(&self, view: &View) -> bool {
+        self.room_wanted.load(Ordering::Relaxed) && !self.with_view(|current| std::ptr::eq(current, view))
+    }
+
     /// Looks at the view without holding it.
     pub(crate) fn with_view<T>(&self, look: impl FnOnce(&View) -> T) -> T {
         self.views.with(look)

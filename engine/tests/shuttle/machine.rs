@@ -28,8 +28,14 @@ const WRITES_EACH: usize = 5;
 const SNAPSHOTS: [&str; 3] = ["empty", "first", "second"];
 const READS: usize = 4;
 const SEGMENT_BYTES: u32 = 64 << 10;
-const LIMITS: Limits =
-    Limits { spill_entries: 3, entries_max: 64, cache_pages: 4, reserve_segments: 2, restore_step_blocks: 1 };
+const LIMITS: Limits = Limits {
+    spill_entries: 3,
+    entries_max: 64,
+    cache_pages: 4,
+    reserve_segments: 2,
+    restore_step_blocks: 1,
+    bitmap_bytes: 1 << 20,
+};
 
 /// What is done wrong on purpose.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -32,7 +32,14 @@ const STORE_GROWTH_BYTES: usize = 256 << 10;
 const LANES: u16 = 2;
 
 fn limits() -> Limits {
-    Limits { spill_entries: 4, entries_max: 64, cache_pages: 16, reserve_segments: 1, restore_step_blocks: 1 }
+    Limits {
+        spill_entries: 4,
+        entries_max: 64,
+        cache_pages: 16,
+        reserve_segments: 1,
+        restore_step_blocks: 1,
+        ..Limits::default()
+    }
 }
 
 /// The disks, and the contents they have met.

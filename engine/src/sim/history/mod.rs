@@ -6,6 +6,7 @@
 //!   and what differed.
 
 mod attach;
+mod deltas;
 mod evidence;
 mod inject;
 mod judge;

@@ -295,6 +295,11 @@ impl Context {
                 Some(reason) => self.shared.fail(format!("snapshot {name} is broken without a cause: {reason:?}")),
             }
         }
+        let whole: Vec<&str> =
+            found.iter().filter(|one| one.broken.is_none()).map(|one| one.name.as_str()).filter(|_| thorough).collect();
+        if let [older, newer] | [older, .., newer] = whole[..] {
+            self.inspect_delta(older, newer).await;
+        }
         for (name, existence) in known {
             if found.iter().any(|snapshot| snapshot.name.as_str() == name) {
                 continue;

@@ -169,6 +169,8 @@ impl Plan {
             cache_pages: random.usize(1..=64),
             reserve_segments: random.usize(1..=8),
             restore_step_blocks: random.u64(1..=64),
+            // From nothing to more than is needed.
+            bitmap_bytes: (spill_entries % 4) << 18,
         };
         Plan {
             segment_bytes: (64 << 10) << random.u8(0..3),
