@@ -5,7 +5,7 @@
 //! - Names are checked while parsing, so that no verb ever sees an illegal one.
 
 use crate::names::{SnapshotPath, Target, VolumeName};
-use crate::output::bytes::{parse_bytes, parse_segment_bytes};
+use crate::output::bytes::{parse_bytes, parse_granule_blocks, parse_segment_bytes};
 use cairn_target::control::api::FREEZE_TIMEOUT_MS_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -136,6 +136,9 @@ pub struct Create {
     /// Size of a segment, the piece in which the store is handed out
     #[arg(long, value_name = "SIZE", value_parser = parse_segment_bytes)]
     pub segment_size: Option<u32>,
+    /// What one bit of the in-use map stands for, from 4K to 256K; larger takes less memory
+    #[arg(long, value_name = "SIZE", value_parser = parse_granule_blocks, default_value = "4K")]
+    pub in_use_granule: u32,
     /// Overwrite whatever the store holds
     #[arg(long)]
     pub force: bool,

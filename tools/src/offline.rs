@@ -44,13 +44,14 @@ pub fn create(
     context: &Context,
     config: &VolumeConfig,
     segment_bytes: Option<u32>,
+    granule_blocks: u32,
 ) -> std::result::Result<Created, Failure> {
     let mut sample_key = [0; 32];
     sample_key[..16].copy_from_slice(Uuid::new_v4().as_bytes());
     sample_key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
     let store_id = Uuid::new_v4();
     let options = CreateOptions {
-        granule_blocks: 1,
+        granule_blocks,
         store_id: store_id.into_bytes(),
         volume_id: Uuid::new_v4().into_bytes(),
         sample_key,

@@ -55,6 +55,12 @@ impl Volume {
         self.active_epoch().in_use.holes()
     }
 
+    /// Whether the present content of a block has to be saved before it is overwritten.
+    #[cfg(feature = "sim")]
+    pub fn needs(&self, block: BlockIndex) -> bool {
+        self.active_epoch().needed.is_needed(block)
+    }
+
     /// The blocks that are not in use in the snapshot of an epoch. Fails with `NotFound`, or as reading the store does.
     pub async fn holes_of<D: Disk>(&self, disks: &Disks<D>, epoch: Epoch) -> Result<Arc<Holes>> {
         // Held until the run was read: its segments are not handed out again before.
@@ -127,7 +133,6 @@ impl Volume {
     /// in use is not saved any more. Where that fails everything is in use in the snapshot.
     pub(crate) async fn keep_map_of_cut<D: Disk>(&self, disks: &Disks<D>, cut: &CutEpochs) {
         let holes = cut.before.in_use.holes();
-        planted!("holes-forgone-before-durable", self.forgo(cut, &holes));
         match self.store_map(disks, Some(cut.next.number), &holes).await {
             Ok(()) => self.forgo(cut, &holes),
             Err(error) => tracing::error!(%error, "in this snapshot everything counts as in use"),

@@ -38,7 +38,7 @@ pub fn run(context: &Context, arguments: &Create) -> Outcome {
     let store_file = prepare_store(context, arguments, &store)?;
 
     let mut config = VolumeConfig::new(name, &origin, &store);
-    let created = offline::create(context, &config, arguments.segment_size)?;
+    let created = offline::create(context, &config, arguments.segment_size, arguments.in_use_granule)?;
     config.store_id = Some(created.store_id);
     if let Err(error) = config.save(&context.paths, false) {
         // Nothing half done: a store without a configuration would be refused as "has data" the next time.

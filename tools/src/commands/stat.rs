@@ -39,6 +39,10 @@ fn text(report: &StatsReport) -> String {
     let engine = fields(&[
         ("since", report.since.to_string()),
         ("saved", format!("{} blocks, {}, in {} saves", done.saved_blocks, format_bytes(done.saved_bytes), done.saves)),
+        (
+            "not in use",
+            format!("{} now; {} blocks never saved for that", format_bytes(done.not_in_use_bytes), done.forgone_blocks),
+        ),
         ("log records", done.records.to_string()),
         (
             "snapshots",

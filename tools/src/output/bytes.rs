@@ -1,6 +1,8 @@
 //! Sizes as people write and read them; powers of 1024 throughout.
 
 use cairn_engine::format::geometry::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use cairn_engine::in_use::GRANULE_SHIFT_MAX;
+use cairn_engine::units::BLOCK_BYTES;
 
 const UNITS: [(&str, u32); 5] = [("P", 50), ("T", 40), ("G", 30), ("M", 20), ("K", 10)];
 
@@ -32,6 +34,17 @@ pub fn parse_segment_bytes(text: &str) -> Result<u32, String> {
         return Err(format!("a segment is a power of two between {least} and {most}"));
     }
     Ok(u32::try_from(bytes).expect("the range fits 32 bits"))
+}
+
+/// What a bit of the in-use map stands for, in blocks.
+pub fn parse_granule_blocks(text: &str) -> Result<u32, String> {
+    let bytes = parse_bytes(text)?;
+    let range = BLOCK_BYTES as u64..=(BLOCK_BYTES as u64) << GRANULE_SHIFT_MAX;
+    if !bytes.is_power_of_two() || !range.contains(&bytes) {
+        let (least, most) = (format_bytes(*range.start()), format_bytes(*range.end()));
+        return Err(format!("a bit of the in-use map stands for a power of two between {least} and {most}"));
+    }
+    Ok(u32::try_from(bytes / BLOCK_BYTES as u64).expect("the range fits 32 bits"))
 }
 
 /// `1.5 GiB`: three digits are enough for people; programs read JSON.

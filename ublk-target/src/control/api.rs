@@ -377,6 +377,10 @@ pub struct EngineReport {
     pub restored_blocks: u64,
     /// Snapshots broken.
     pub snapshots_broken: u64,
+    /// Blocks that need not be saved because no snapshot has anything there.
+    pub forgone_blocks: u64,
+    /// What is not in use now.
+    pub not_in_use_bytes: u64,
 }
 
 /// GET /v1/stats, since attach.

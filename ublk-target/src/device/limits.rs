@@ -6,6 +6,7 @@
 
 use super::{DeviceKind, DeviceNumber};
 use cairn_engine::disk::aligned_buffer;
+use cairn_engine::units::BLOCK_BYTES;
 use rustix::fs::{AtFlags, StatxFlags};
 use std::fs::File;
 use std::io;
@@ -49,6 +50,16 @@ impl Limits {
             DeviceKind::Block { number } => Limits::of_block_device(file, number),
             DeviceKind::File => Limits::of_file(file),
         }
+    }
+
+    /// What the volume over such a disk offers: a discard always, for that is how it learns what is not in use.
+    pub fn of_volume(&self) -> Limits {
+        let mut limits = self.clone();
+        if limits.discard_bytes_max == 0 {
+            limits.discard_bytes_max = RANGE_BYTES_MAX;
+            limits.discard_granularity_bytes = BLOCK_BYTES as u32;
+        }
+        limits
     }
 
     fn of_block_device(file: &File, number: DeviceNumber) -> io::Result<Limits> {

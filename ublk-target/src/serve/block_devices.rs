@@ -133,7 +133,7 @@ impl BlockDevices {
         assert!(state.volume.is_none(), "a volume has one block device");
         let shape = Shape {
             size_bytes: self.volume.size_bytes(),
-            limits: self.devices.origin.limits().clone(),
+            limits: self.devices.origin.limits().of_volume(),
             read_only: false,
         };
         let origin = left.map_or(Origin::New, Origin::Recover);

@@ -276,6 +276,8 @@ impl ControlHandler for Worker {
                 segments_freed: stats.segments_freed,
                 restored_blocks: stats.blocks_restored,
                 snapshots_broken: stats.snapshots_broken,
+                forgone_blocks: stats.blocks_forgone,
+                not_in_use_bytes: self.volume.holes_now().blocks() * BLOCK_BYTES as u64,
             },
             cut_pauses: self.stats.cut_pauses(),
         })

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - No request is larger than a tag's buffer, which is the engine's piece.
-//! - Discard is offered only where the origin has it; a read-only device offers neither discard nor zeroes.
+//! - A read-only device offers neither discard nor zeroes.
 
 use crate::device::Limits;
 use cairn_engine::units::{BLOCK_BYTES, PIECE_BLOCKS_MAX};
@@ -106,13 +106,17 @@ mod tests {
     }
 
     #[test]
-    fn a_read_only_device_and_an_origin_without_discard_offer_none() {
+    fn a_read_only_device_offers_no_discard_and_a_volume_does_without_the_origin_having_it() {
         let given = parameters(&Shape { read_only: true, ..shape() });
         assert_ne!(given.basic.attrs & sys::UBLK_ATTR_READ_ONLY, 0);
         assert_eq!((given.discard.max_discard_sectors, given.discard.max_write_zeroes_sectors), (0, 0));
         let mut without = shape();
         without.limits.discard_bytes_max = 0;
+        without.limits.discard_granularity_bytes = 0;
         assert_eq!(parameters(&without).discard.max_discard_sectors, 0);
         assert_ne!(parameters(&without).discard.discard_granularity, 0, "the driver refuses zero");
+        without.limits = without.limits.of_volume();
+        assert_ne!(parameters(&without).discard.max_discard_sectors, 0);
+        assert_eq!(parameters(&without).discard.discard_granularity, 4096);
     }
 }

@@ -398,6 +398,8 @@ impl Context {
         shared.reached("snapshots broken", stats.snapshots_broken);
         shared.reached("records taken at a later try", stats.records_retried);
         shared.reached("waits for another's claim", stats.claim_waits);
+        shared.reached("free blocks not saved", stats.blocks_forgone);
+        shared.reached("untrusted regions", stats.regions_untrusted);
         shared.reached("torn records ended a log", stats.records_torn);
         shared.reached("lost records noticed", stats.records_lost);
     }
