@@ -307,3 +307,30 @@ fn a_lane_made_anew_in_the_same_attachment_never_repeats_a_sequence() {
         assert_eq!(rig.read_snapshot("a", 40 * 4096, 4096).expect("whole")[0], 0, "silently wrong");
     }
 }
+
+#[test]
+fn a_store_that_fails_for_long_during_a_restore_does_not_run_out_of_segments() {
+    let rig = rig(256 * 4096, 8 << 20, limits());
+    rig.snapshot("a").expect("cut");
+    for block in 0..200 {
+        rig.write(block * 4096, 4096, 2).expect("write");
+        rig.work().expect("no fault");
+    }
+    block_on(restore(&rig, "a"));
+    let free_before = block_on(rig.volume.stats()).segments_free;
+    rig.disks.store.inject(Fault::persistent(FaultTarget::Write, 0));
+    for round in 0..100 {
+        // Nothing can be saved, and while a restore needs its snapshot nothing can be given up for it.
+        rig.write((round % 200) * 4096, 4096, 3).expect_err("the store fails");
+        block_on(rig.volume.background_step(&rig.control)).expect_err("the store fails");
+    }
+    rig.disks.store.clear_faults();
+    let free_after = block_on(rig.volume.stats()).segments_free;
+    assert!(free_after + 16 >= free_before, "{free_before} segments were free, now {free_after}");
+    // What could not be moved is tried again from time to time.
+    for _ in 0..120 {
+        block_on(rig.lane.tick()).expect("the store works again");
+        rig.work().expect("the store works again");
+    }
+    assert!(rig.volume.restore_progress().is_none(), "the restore has ended");
+}

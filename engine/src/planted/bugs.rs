@@ -67,6 +67,7 @@ pub const BUGS: &[Bug] = &[
     bug("merge-drops-the-cut", EXACT, "the first epoch of a snapshot counts as of the snapshot before"),
     bug("merge-frees-shared-segment", EXACT, "a merge frees segments in which older snapshots still need a few blocks"),
     bug("delete-frees-needed-epoch", EXACT, "the epoch of the oldest snapshot is freed with those before it"),
+    bug("doubtful-hand-out-lost", PRODUCTION, "segments whose hand-out the store did not confirm are not used again"),
     bug("segment-freed-under-reader", EXACT, "segments are handed out again while a reader reads them"),
     // The catalog and the superblock.
     bug("append-left-volatile", EXACT, "a catalog record is acted on before it is durable"),

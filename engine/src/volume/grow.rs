@@ -6,6 +6,7 @@ use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
 use crate::sync::atomic::Ordering;
+use crate::sync::Arc;
 use crate::units::blocks_for;
 
 impl Volume {
@@ -27,7 +28,7 @@ impl Volume {
         let mut ledger = self.ledger.lock().await;
         // A new epoch, because the maps of the old one end where the volume ended.
         let saving = planted!("growth-stops-saving", false, self.active_epoch().needed.saving());
-        let next = self.prepare_epoch(blocks_for(after), saving);
+        let (before_epoch, next) = (self.active_epoch(), self.prepare_epoch(blocks_for(after), saving));
         self.gate.close();
         let drained = self.gate.drain(&Deadline::new()).await;
         assert!(drained, "a deadline that nobody expires does not come");
@@ -35,10 +36,14 @@ impl Volume {
         let result = ledger.catalog.append(&disks.store, &[Item::Volume(facts)]).await;
         if result.is_ok() {
             self.size_bytes.store(after, Ordering::Release);
-            self.switch_epoch(&mut ledger, next);
+            self.switch_epoch(&mut ledger, Arc::clone(&next));
             ledger.groups_joined = true;
         }
         self.gate.open();
+        if result.is_ok() {
+            // The epoch has no snapshot of its own: what was not needed before, and what is new, nobody needs.
+            next.needed.forgo(0..blocks_for(after), &before_epoch.needed);
+        }
         self.active_epoch().in_use.inherit();
         result?;
         drop(ledger);

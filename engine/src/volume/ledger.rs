@@ -227,8 +227,12 @@ impl Volume {
             return Ok(false);
         }
         let items = ledger.segment_items(&segments, SegmentState::Lane { lane }, 1);
-        // On an error the hand-out is in doubt: the segments stay out of use until the next attach looks again.
-        ledger.catalog.append(&disks.store, &items).await?;
+        if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
+            // In doubt, but nobody has written there: whatever a crash shows of it, nothing will be found in them. A
+            // store that fails for long must not run out of segments by it.
+            planted!("doubtful-hand-out-lost", (), ledger.give_back(segments));
+            return Err(error);
+        }
         let handed = segments.iter().map(|&segment| Handed { segment, incarnation: ledger.incarnation(segment) });
         let handed: Vec<Handed> = handed.collect();
         self.lanes[lane as usize].reserve.lock().expect("no holder of this lock panics").extend(handed);

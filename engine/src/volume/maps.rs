@@ -97,9 +97,16 @@ impl Volume {
         let mut ledger = self.ledger.lock().await;
         let regions: Vec<u64> = self.trust.guarded_in(blocks).collect();
         ledger.untrusted_since_cut.extend(&regions);
+        // The store may have a map that the state does not have: one of a cut that it did not confirm.
+        let in_doubt = ledger.catalog.failed();
         let state = ledger.catalog.state();
-        let is_new = |region: &&u64| !state.untrusted.contains_key(&self.trust.blocks(**region).start);
-        let has_map = state.live_map.is_some();
+        // Recorded while the volume was smaller a region may have had fewer blocks.
+        let is_new = |region: &&u64| {
+            let blocks = self.trust.blocks(**region);
+            let known = state.untrusted.get(&blocks.start);
+            in_doubt || known.is_none_or(|count| *count < blocks.end - blocks.start)
+        };
+        let has_map = in_doubt || state.live_map.is_some();
         let items: Vec<Item> = regions.iter().filter(is_new).map(|region| self.untrusted_item(*region)).collect();
         if has_map && !items.is_empty() && !planted!("untrusted-region-not-recorded") {
             if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
@@ -257,11 +264,12 @@ impl Volume {
         }
     }
 
-    /// The volume's own map at an attach: what is on the store, without what is untrusted.
-    pub(crate) async fn load_live_map<D: Disk>(&self, disks: &Disks<D>) {
+    /// The volume's own map at an attach: what is on the store, without what is untrusted. One that cannot be read is given
+    /// up for good: were it read again at the next attach, it would know nothing of what is written from now on.
+    pub(crate) async fn load_live_map<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
         let state = ledger.catalog.state();
-        let Some(run) = state.live_map.map(|run| Arc::clone(&ledger.holes_runs[&run])) else { return };
+        let Some(run) = state.live_map.map(|run| Arc::clone(&ledger.holes_runs[&run])) else { return Ok(()) };
         let untrusted = state.untrusted.iter().map(|(&start, &count)| start..start + count);
         let untrusted: Vec<Range<BlockIndex>> = planted!("untrusted-regions-trusted", Vec::new(), untrusted.collect());
         match self.read_holes(disks, &run).await {
@@ -272,10 +280,11 @@ impl Volume {
             }
             Err(error) => {
                 tracing::error!(%error, "the in-use map cannot be read; everything counts as in use");
-                self.trust.guard_all(false);
+                ledger.catalog.append(&disks.store, &[Item::LiveMap { run: NO_HOLES }]).await?;
             }
         }
         ledger.common_holes = CommonHoles::begin(&ledger, self.active_epoch());
+        Ok(())
     }
 
     /// After an attach the needed map knows nothing of holes: what is a hole in every snapshot nobody needs. Looks at

@@ -74,7 +74,7 @@ impl Volume {
         volume.stats.records_lost.add(gaps);
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
-        volume.load_live_map(disks).await;
+        volume.load_live_map(disks).await?;
         Ok(Arc::new(volume))
     }
 

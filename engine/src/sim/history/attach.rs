@@ -180,7 +180,8 @@ impl History {
         let struck = trouble.struck_since(&host.disks, attaching.mark);
         match error.kind() {
             _ if attaching.tries > TRIES_MAX => self.give_up(format!("attach fails again and again: {error:?}")),
-            ErrorKind::OriginChanged if trouble.store_ever() => {
+            // With a failed flush the log of the watched blocks may have been cut short: then an attach asks without need.
+            ErrorKind::OriginChanged if trouble.store_ever() || trouble.latch() != Latch::Clear => {
                 attaching.accept.changed_origin = true;
                 trouble.accept_changed_origin();
                 self.shared.reached("changed origin accepted", 1);

@@ -336,6 +336,7 @@ impl Context {
                 let broken = |sentence: &str| sentence.starts_with("snapshot ") && sentence.contains(" is broken: ");
                 let mut faults = findings.iter().filter(|finding| finding.serious && !broken(&finding.sentence));
                 if let Some(finding) = faults.next() {
+                    self.shared.trouble.absorb(&self.disks);
                     if !self.shared.trouble.damaged() && !self.struck_since(began) {
                         self.shared.fail(format!("check finds a fault where there is none: {}", finding.sentence));
                     }

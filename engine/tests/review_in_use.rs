@@ -1,0 +1,122 @@
+//! In-use maps that said less was in use than there was, or that cost more than they had to: found by a reviewer.
+
+use cairn_engine::format::geometry::Geometry;
+use cairn_engine::sim::rig::Rig;
+use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, SimDiskOptions};
+use cairn_engine::volume::Limits;
+use std::ops::Range;
+
+const BLOCK: u64 = 4096;
+const STORE_BYTES: u64 = 64 << 20;
+const SEGMENT_BYTES: u32 = 64 << 10;
+/// Far from the places that are watched.
+const SOME: Range<u64> = 100..400;
+
+fn rig(seed: u64, origin_bytes: u64) -> Rig {
+    let origin = SimDiskOptions { seed, ..SimDiskOptions::new("origin", origin_bytes) };
+    let store = SimDiskOptions { seed, has_fua: true, ..SimDiskOptions::new("store", STORE_BYTES) };
+    Rig::new(origin, store, SEGMENT_BYTES, Limits::default())
+}
+
+fn discard(rig: &Rig, blocks: Range<u64>) {
+    let length_bytes = (blocks.end - blocks.start) * BLOCK;
+    block_on(rig.lane.discard(blocks.start * BLOCK, length_bytes)).expect("no fault");
+}
+
+fn write(rig: &Rig, blocks: Range<u64>, value: u8) {
+    let length_bytes = (blocks.end - blocks.start) * BLOCK;
+    rig.write(blocks.start * BLOCK, length_bytes as usize, value).expect("writes go through");
+}
+
+fn detach(rig: &Rig) {
+    rig.work().expect("no fault");
+    block_on(rig.volume.close(&rig.disks, 0)).expect("no fault");
+}
+
+fn saved(rig: &Rig) -> u64 {
+    block_on(rig.volume.stats()).blocks_saved
+}
+
+/// A snapshot taken now shows what was written.
+fn is_kept(rig: &Rig, block: u64, value: u8) {
+    rig.snapshot("now").expect("no fault");
+    let content = rig.read_snapshot("now", block * BLOCK, BLOCK as usize).expect("whole");
+    let holes = rig.volume.holes_now();
+    assert_eq!(content[0], value, "block {block} was written, and is a hole of {:?}", holes.ranges());
+}
+
+#[test]
+fn a_region_that_became_larger_with_the_volume_is_recorded_anew() {
+    // With 16 GiB a region has 4,096 blocks, with more it has 8,192.
+    let mut rig = rig(1, 16 << 30);
+    discard(&rig, 100..8000);
+    detach(&rig);
+    rig = rig.recover(1, Crash::Process).expect("detached");
+    write(&rig, 200..201, 1);
+    rig.disks.origin.resize(17 << 30);
+    block_on(rig.volume.grow(&rig.disks)).expect("it grew");
+    rig = rig.recover(2, Crash::Process).expect("recovered");
+    write(&rig, 5000..5001, 2);
+    rig = rig.recover(3, Crash::Process).expect("recovered");
+    is_kept(&rig, 5000, 2);
+}
+
+#[test]
+fn a_map_that_could_not_be_read_at_one_attach_is_not_believed_at_the_next() {
+    let rig = rig(1, 64 << 20);
+    discard(&rig, SOME);
+    detach(&rig);
+    let disks = rig.crash(1, Crash::Process);
+    let pages: Vec<u64> = (0..STORE_BYTES).step_by(4096).filter(|at| disks.store.peek(*at, 4) == b"CrnR").collect();
+    for page in pages {
+        disks.store.inject(Fault::persistent(FaultTarget::Read, 0).within(page..page + 4096));
+    }
+    let rig = Rig::attach(disks, Limits::default(), Default::default()).expect("everything is in use");
+    assert!(rig.volume.holes_now().is_empty());
+    rig.disks.store.clear_faults();
+    write(&rig, 200..201, 2);
+    let rig = rig.recover(2, Crash::Process).expect("recovered");
+    is_kept(&rig, 200, 2);
+}
+
+#[test]
+fn a_map_that_the_store_did_not_confirm_hides_nothing_that_is_written_then() {
+    let catalog = 0..Geometry::plan(STORE_BYTES, SEGMENT_BYTES).expect("it fits").segments_base_bytes;
+    for has_map_before in [false, true] {
+        for (from, seed) in (0..6).flat_map(|from| (0..8).map(move |seed| (from, seed))) {
+            let rig = rig(seed, 64 << 20);
+            if has_map_before {
+                discard(&rig, 1000..1001);
+                rig.snapshot("before").expect("no fault yet");
+                // From here on the region is known as untrusted.
+                write(&rig, 1000..1001, 1);
+            }
+            discard(&rig, SOME);
+            rig.disks.store.inject(Fault::persistent(FaultTarget::Write, from).within(catalog.clone()));
+            let _ = rig.snapshot("a");
+            // The state directory may take what the store does not.
+            write(&rig, 200..201, 2);
+            rig.disks.store.clear_faults();
+            let rig = rig.recover(seed, Crash::Process).expect("the store works again");
+            is_kept(&rig, 200, 2);
+        }
+    }
+}
+
+#[test]
+fn after_a_growth_nothing_is_saved_that_was_not_needed_before() {
+    let rig = rig(1, 64 << 20);
+    discard(&rig, SOME);
+    rig.snapshot("a").expect("no fault");
+    write(&rig, SOME, 1);
+    write(&rig, 500..510, 1);
+    assert_eq!(saved(&rig), 10);
+    rig.disks.origin.resize(128 << 20);
+    block_on(rig.volume.grow(&rig.disks)).expect("it grew");
+    write(&rig, SOME, 2);
+    write(&rig, 500..510, 2);
+    write(&rig, 20_000..20_100, 2);
+    assert_eq!(saved(&rig), 10, "no snapshot has any of it, but what was saved");
+    write(&rig, 510..511, 2);
+    assert_eq!(saved(&rig), 11);
+}
