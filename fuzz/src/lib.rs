@@ -18,6 +18,7 @@ pub mod judge;
 pub mod machine;
 pub mod memory;
 pub mod nbd;
+mod nbd_judge;
 pub mod ops_crash;
 pub mod rbd_diff;
 pub mod scenario;

@@ -8,6 +8,7 @@ use crate::names::{SnapshotPath, Target, VolumeName};
 use crate::output::bytes::{parse_bytes, parse_granule_blocks, parse_segment_bytes};
 use cairn_target::control::api::FREEZE_TIMEOUT_MS_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "\
@@ -173,6 +174,13 @@ pub struct Attach {
     /// Requests in flight a queue
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub depth: Option<u16>,
+    /// Serve NBD over TCP, too, at this address and port; beyond the loopback interface it takes --tls-creds
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub nbd_listen: Option<SocketAddr>,
+    /// Directory with ca-cert.pem, server-cert.pem and server-key.pem (and ca-crl.pem); TCP clients then need TLS and a
+    /// certificate of that authority
+    #[arg(long, value_name = "DIR", requires = "nbd_listen")]
+    pub tls_creds: Option<PathBuf>,
     /// Go on with an origin that was written while Cairn was away; older snapshots are marked broken
     #[arg(long)]
     pub accept_changed_origin: bool,

@@ -55,9 +55,12 @@ pub struct VolumeConfig {
     /// Requests a queue holds at once; [`DEPTH_DEFAULT`] when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<u16>,
-    /// A loopback TCP address for NBD ("127.0.0.1:10809") beside the Unix socket.
+    /// A TCP address for NBD ("127.0.0.1:10809") beside the Unix socket; a loopback one where there is no TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbd_listen: Option<String>,
+    /// The directory of the TLS credentials that every client over TCP then needs to match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_creds: Option<PathBuf>,
 }
 
 impl VolumeConfig {
@@ -73,6 +76,7 @@ impl VolumeConfig {
             queues: None,
             depth: None,
             nbd_listen: None,
+            tls_creds: None,
         }
     }
 

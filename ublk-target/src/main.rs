@@ -61,9 +61,12 @@ struct Common {
     /// Requests a queue holds, instead of what is configured
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     depth: Option<u16>,
-    /// A loopback TCP address for NBD, instead of what is configured
+    /// A TCP address for NBD, instead of what is configured
     #[arg(long, value_name = "ADDRESS")]
     nbd_listen: Option<String>,
+    /// The directory of TLS credentials, instead of what is configured
+    #[arg(long, value_name = "DIR")]
+    tls_creds: Option<PathBuf>,
     /// Take over what a killed worker left
     #[arg(long)]
     recover: bool,
@@ -104,6 +107,7 @@ impl Common {
         config.queues = self.queues.or(config.queues);
         config.depth = self.depth.or(config.depth);
         config.nbd_listen = self.nbd_listen.clone().or(config.nbd_listen);
+        config.tls_creds = self.tls_creds.clone().or(config.tls_creds);
         Ok(config)
     }
 
@@ -126,6 +130,7 @@ impl Common {
         for (option, text) in texts {
             all.extend(text.into_iter().flat_map(|text| [OsString::from(option), OsString::from(text)]));
         }
+        all.extend(self.tls_creds.iter().flat_map(|directory| ["--tls-creds".into(), directory.into()]));
         all
     }
 

@@ -6,6 +6,7 @@ use cairn_target::nbd::CONNECTIONS_MAX;
 use common::client::*;
 use common::memory::Image;
 use common::Server;
+use std::io::Read;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,17 @@ fn a_client_too_many_is_turned_away_and_a_place_becomes_free_again() {
     let mut late = Client::open(&server.socket, "vol@snap");
     assert_eq!(late.read(0, 512).expect("reads"), vec![0; 512]);
     assert_eq!(server.sessions.count("vol@snap"), 1);
+}
+
+#[test]
+fn clients_that_crowd_the_tcp_port_leave_the_unix_socket_alone() {
+    let server = Server::start(SIZE);
+    let crowd: Vec<_> =
+        (0..2 * CONNECTIONS_MAX).map(|_| std::net::TcpStream::connect(server.tcp_address).expect("connects")).collect();
+    let turned_away = |stream: &std::net::TcpStream| matches!((&*stream).read(&mut [0; 64]), Ok(0) | Err(_));
+    assert_eq!(crowd.iter().filter(|stream| turned_away(stream)).count(), CONNECTIONS_MAX as usize);
+    let mut client = Client::open(&server.socket, "vol");
+    assert_eq!(client.read(0, 512).expect("reads"), vec![0; 512]);
 }
 
 #[test]

@@ -4,8 +4,10 @@ mod common;
 
 use cairn_engine::error::ErrorKind;
 use cairn_target::control::api::Operation;
+use common::chunks::*;
 use common::client::*;
 use common::engine::{Order, VolumeServer};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 const SIZE: usize = (1 << 20) + 512;
@@ -152,4 +154,151 @@ fn snapshots_taken_amid_writes_of_many_connections_are_cuts() {
         }
         stop.store(true, order);
     });
+}
+
+/// Blocks of 4 KiB that a context says are dirty.
+fn dirty(client: &mut Client) -> BTreeSet<u64> {
+    let mut blocks = BTreeSet::new();
+    let mut at = 0;
+    while at < SIZE as u64 {
+        let [(_, extents)] = &client.status(0, at, (SIZE as u64 - at) as u32)[..] else { panic!("one context") };
+        for (length, status) in extents {
+            if status & 1 != 0 {
+                blocks.extend(at / 4096..(at + length).div_ceil(4096));
+            }
+            at += length;
+        }
+    }
+    blocks
+}
+
+#[test]
+fn what_changed_between_any_two_snapshots_is_told_exactly() {
+    let server = VolumeServer::start(SIZE, true);
+    let mut volume = Client::open(&server.socket, "vol");
+    let mut random = fastrand::Rng::with_seed(0x0ca1_2012);
+    let names = ["s0", "s1", "s2", "s3", "s4", "s5"];
+    // What was written between each snapshot and the next.
+    let mut written: Vec<BTreeSet<u64>> = Vec::new();
+    for name in names {
+        server.order(Order::Snapshot(name)).expect("taken");
+        let blocks: BTreeSet<u64> = (0..random.usize(0..60)).map(|_| random.u64(0..257)).collect();
+        for block in &blocks {
+            // The last block is one sector long.
+            let length = if *block == 256 { 512 } else { 4096 };
+            assert_eq!(volume.write(0, block * 4096, &vec![random.u8(..); length]), 0);
+        }
+        written.push(blocks);
+    }
+    for (newer, name) in names.iter().enumerate() {
+        let export = format!("vol@{name}");
+        let mut lister = Client::negotiate(&server.socket);
+        lister.agree(STRUCTURED_REPLY);
+        let contexts = lister.contexts(LIST_META_CONTEXT, &export, &[]).expect("listed");
+        assert_eq!(contexts.len(), 1 + 2 * newer, "only what is older");
+        for older in 0..newer {
+            let expected: BTreeSet<u64> = written[older..newer].iter().flatten().copied().collect();
+            for context in
+                [format!("qemu:dirty-bitmap:since-{}", names[older]), format!("cairn:changed:{}..{name}", names[older])]
+            {
+                let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, &export, &[&context]);
+                assert_eq!(dirty(&mut client), expected, "{context} of {export}");
+            }
+        }
+    }
+    let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, "vol", &["base:allocation"]);
+    assert!(dirty(&mut client).is_empty(), "everything is in use");
+    let one = ["qemu:dirty-bitmap:since-s0"];
+    let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, "vol@s5", &one);
+    let extents = &client.status(REQ_ONE, 0, SIZE as u32)[0].1;
+    assert_eq!(extents.len(), 1);
+}
+
+#[test]
+fn an_older_snapshot_stays_for_the_client_that_asked_about_it() {
+    let server = VolumeServer::start(SIZE, true);
+    for name in ["one", "two"] {
+        server.order(Order::Snapshot(name)).expect("taken");
+        assert_eq!(Client::open(&server.socket, "vol").write(0, 0, &[1; 4096]), 0);
+    }
+    server.order(Order::Snapshot("three")).expect("taken");
+    let contexts = ["qemu:dirty-bitmap:since-one"];
+    let mut asked = Client::open_with(&server.socket, STRUCTURED_REPLY, "vol@three", &contexts);
+    let mut late = Client::open_with(&server.socket, STRUCTURED_REPLY, "vol@three", &["cairn:changed:two..three"]);
+    assert_eq!(dirty(&mut asked), [0].into());
+    assert_eq!(server.order(Order::Delete("one")).expect_err("a client compares with it").kind(), ErrorKind::Busy);
+    server.order(Order::Delete("two")).expect("nobody asked about it yet");
+    let (errno, message, _) = late.ask(BLOCK_STATUS, 0, 0, 4096, &[])[0].error();
+    assert!(errno == 5 && message.contains("deleted"), "{errno} {message}");
+    // A snapshot that takes the name is another one.
+    server.order(Order::Snapshot("two")).expect("taken");
+    assert_eq!(late.ask(BLOCK_STATUS, 0, 0, 4096, &[])[0].error().0, 5);
+    assert_eq!(dirty(&mut asked), [0].into());
+    drop(asked);
+    wait_until("the session ends", || server.sessions.count("vol@three") == 1);
+    wait_until("it can be deleted", || server.order(Order::Delete("one")).is_ok());
+}
+
+#[test]
+fn what_changed_since_a_bookmark_is_told_and_the_bookmark_is_no_export() {
+    let server = VolumeServer::start(SIZE, true);
+    let mut volume = Client::open(&server.socket, "vol");
+    let write = |volume: &mut Client, block: u64| assert_eq!(volume.write(0, block * 4096, &[7; 4096]), 0);
+    server.order(Order::Snapshot("one")).expect("taken");
+    write(&mut volume, 3);
+    server.order(Order::Snapshot("two")).expect("taken");
+    write(&mut volume, 5);
+    server.order(Order::Bookmark("one")).expect("made");
+    server.order(Order::Bookmark("two")).expect("made");
+    write(&mut volume, 9);
+    write(&mut volume, 5);
+    server.order(Order::Snapshot("three")).expect("taken");
+    write(&mut volume, 11);
+    for (context, expected) in [
+        ("qemu:dirty-bitmap:since-one", BTreeSet::from([3, 5, 9])),
+        ("cairn:changed:two..three", BTreeSet::from([5, 9])),
+    ] {
+        let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, "vol@three", &[context]);
+        assert_eq!(dirty(&mut client), expected, "{context}");
+    }
+    assert_eq!(opened(&server, "vol@one"), None, "a bookmark is never read");
+    assert!(opened(&server, "vol@three").is_some());
+}
+
+#[test]
+fn what_was_discarded_is_a_hole_of_every_snapshot_until_it_is_written_again() {
+    let server = VolumeServer::start(SIZE, true);
+    let mut volume = Client::open(&server.socket, "vol");
+    assert_eq!(volume.write(0, 0, &vec![0xaa; SIZE - 512]), 0);
+    assert_eq!(volume.call(TRIM, 0, 64 * 4096, 64 * 4096, &[]), 0);
+    server.order(Order::Snapshot("one")).expect("taken");
+    assert_eq!(volume.write(0, 80 * 4096, &[0xbb; 4096]), 0);
+    // What a snapshot needs stays in use; once its content is saved nobody needs the block.
+    assert_eq!(volume.call(TRIM, 0, 4096, 4096, &[]), 0);
+    assert_eq!(volume.write(0, 0, &[0xcc; 4096]), 0);
+    assert_eq!(volume.call(TRIM, 0, 0, 4096, &[]), 0);
+    server.order(Order::Snapshot("two")).expect("taken");
+    let allocation = |export: &str| {
+        let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, export, &["base:allocation"]);
+        client.status(0, 0, SIZE as u32).remove(0).1
+    };
+    let block = 4096;
+    let rest = SIZE as u64 - 128 * block;
+    assert_eq!(allocation("vol@one"), [(64 * block, 0), (64 * block, 3), (rest, 0)]);
+    assert_eq!(
+        allocation("vol@two"),
+        [(block, 3), (63 * block, 0), (16 * block, 3), (block, 0), (47 * block, 3), (rest, 0)]
+    );
+    assert_eq!(
+        allocation("vol"),
+        [(block, 1), (63 * block, 0), (16 * block, 1), (block, 0), (47 * block, 1), (rest, 0)]
+    );
+    let mut client = Client::open_with(&server.socket, STRUCTURED_REPLY, "vol@two", &["qemu:dirty-bitmap:since-one"]);
+    assert_eq!(dirty(&mut client), [0, 80].into(), "written, and not in use any more");
+    let got = client.pieces(0, 0, SIZE as u32);
+    assert_eq!(got.holes, [(64 * block, 16 << 12), (81 * block, 47 << 12)]);
+    let mut simple = Client::open(&server.socket, "vol@two");
+    let read = simple.read(0, SIZE as u32).expect("reads");
+    assert!(read[..4096].iter().all(|byte| *byte == 0), "a hole reads as zeroes over every style");
+    assert!(read[64 << 12..80 << 12].iter().all(|byte| *byte == 0) && read[80 << 12] == 0xbb);
 }

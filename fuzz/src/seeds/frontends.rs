@@ -2,7 +2,7 @@
 
 use super::Seeds;
 use crate::bytes::Script;
-use crate::nbd::{flag, handshake, request};
+use crate::nbd::{flag, handshake, option, request};
 
 const ORDERLY: u8 = flag::HANDSHAKE | flag::REQUESTS;
 
@@ -18,13 +18,10 @@ fn orderly(flags: u8, requests: &[Script]) -> Vec<u8> {
 
 /// Handshakes, options, requests of every kind, and what breaks off.
 pub fn nbd() -> Seeds {
-    let option = |option: u32, data: &[u8]| {
-        [b"IHAVEOPT", &option.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
-    };
     let raw = |parts: &[&[u8]]| [&[0][..], &3u32.to_be_bytes(), &parts.concat()].concat();
     let read = request(0x2560_9513, 0, 0, 7, 0, 4096);
     let mut seeds = vec![
-        ("handshake".to_owned(), [&[0][..], &handshake(b"vol"), &read].concat()),
+        ("handshake".to_owned(), [&[0][..], &handshake(0), &read].concat()),
         ("list".to_owned(), raw(&[&option(3, b""), &option(2, b"")])),
         ("export-name".to_owned(), raw(&[&option(1, b"vol"), &read])),
         ("info".to_owned(), raw(&[&option(6, b"\0\0\0\x03vol\0\x02\0\0\0\x03"), &option(2, b"")])),
@@ -43,6 +40,34 @@ pub fn nbd() -> Seeds {
         seeds.push((format!("requests-{name}"), orderly(0, requests)));
         seeds.push((format!("requests-{name}-snapshot"), orderly(flag::SNAPSHOT | flag::PIECES, requests)));
         seeds.push((format!("requests-{name}-sectors"), orderly(flag::SECTORS, requests)));
+        seeds.push((format!("requests-{name}-structured"), orderly(flag::STRUCTURED, requests)));
+        seeds.push((format!("requests-{name}-extended"), orderly(flag::EXTENDED | flag::PIECES, requests)));
+    }
+    let holes = [fields(0, 0, 0, 65536), fields(0, 4, 4096, 16384), fields(0, 0, 8192, 8192), fields(0, 1, 512, 512)];
+    let status = [fields(7, 0, 0, 65536), fields(7, 8, 8192, 4096), fields(7, 0, 512, 512), fields(7, 0, 0, 1 << 31)];
+    let payloads = [fields(1, 32, 0, 4096), fields(7, 32, 0, 24), fields(6, 0, 0, 1 << 31), fields(0, 32, 0, 512)];
+    for (name, requests) in [("holes", &holes), ("status", &status), ("payloads", &payloads)] {
+        for (style, flags) in [("structured", flag::STRUCTURED), ("extended", flag::EXTENDED)] {
+            let flags = flags | flag::CONTEXTS;
+            seeds.push((format!("{name}-{style}"), orderly(flags, requests)));
+            seeds.push((format!("{name}-{style}-snapshot"), orderly(flags | flag::SNAPSHOT, requests)));
+        }
+    }
+    let queries = |export: &[u8], queries: &[&[u8]]| {
+        let string = |text: &[u8]| [&(text.len() as u32).to_be_bytes()[..], text].concat();
+        let strings: Vec<_> = queries.iter().map(|query| string(query)).collect();
+        [&string(export)[..], &(queries.len() as u32).to_be_bytes(), &strings.concat()].concat()
+    };
+    let list = |data: &[u8]| option(9, data);
+    let contexts: [(&str, Vec<u8>); 5] = [
+        ("contexts-all", list(&queries(b"vol@snap", &[]))),
+        ("contexts-wild", list(&queries(b"vol@snap", &[b"qemu:", b"base:", b"cairn:changed:", b"x:", b""]))),
+        ("contexts-gone", option(10, &queries(b"none", &[b"base:allocation"]))),
+        ("contexts-many", list(&[&queries(b"vol", &[])[..7], &[0xff; 4]].concat())),
+        ("contexts-cut", option(10, b"\0\0\0\x03vol\0\0\0\x01\xff\xff\xff\xff")),
+    ];
+    for (name, sent) in contexts {
+        seeds.push((name.to_owned(), raw(&[&sent, &option(8, b""), &sent, &option(11, b""), &sent, &option(2, b"")])));
     }
     seeds
 }

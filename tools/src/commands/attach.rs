@@ -24,6 +24,11 @@ pub fn run(context: &Context, arguments: &Attach) -> Outcome {
     let program = target_program()?;
     let mut command = Command::new(&program);
     command.arg("supervise").args(target_arguments(context, arguments));
+    if let Some(directory) = &arguments.tls_creds {
+        // The target and its successors have a working directory of their own.
+        let directory = std::path::absolute(directory).map_err(|error| Failure::io("find", directory, error))?;
+        command.arg("--tls-creds").arg(directory);
+    }
     if arguments.foreground {
         // From here on this process is the target: whoever started it watches and stops it.
         let error = command.arg("--foreground").exec();
@@ -72,6 +77,7 @@ fn target_arguments(context: &Context, arguments: &Attach) -> Vec<String> {
     }
     all.extend(arguments.queues.map(|queues| format!("--queues={queues}")));
     all.extend(arguments.depth.map(|depth| format!("--depth={depth}")));
+    all.extend(arguments.nbd_listen.map(|address| format!("--nbd-listen={address}")));
     let consents = [
         (arguments.accept_changed_origin, "--accept-changed-origin"),
         (arguments.accept_other_host, "--accept-other-host"),

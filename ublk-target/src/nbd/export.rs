@@ -7,6 +7,8 @@
 
 #![allow(async_fn_in_trait)]
 
+use super::context::{Context, Extent, Subject};
+use super::reply::Style;
 use super::wire::{errno, transmission_flag};
 use cairn_engine::error::{ErrorKind, Result};
 use std::rc::Rc;
@@ -33,6 +35,24 @@ pub trait Export {
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
     /// Makes durable what completed before.
     async fn flush(&self) -> Result<()>;
+
+    /// What can be asked about its bytes, [`Subject::Allocation`] among it, in a stable order. Must not wait for long.
+    async fn contexts(&self) -> Vec<Context> {
+        vec![Context::allocation()]
+    }
+    /// What `subject`, one of its contexts', says from `offset_bytes` on: at least one extent, at most `extents_max`,
+    /// none empty, their lengths multiples of `sector_bytes` that add up to at most `length_bytes`. An export that
+    /// knows nothing better says that everything is in use.
+    async fn block_status(
+        &self,
+        subject: Subject,
+        _offset_bytes: u64,
+        length_bytes: u64,
+        _extents_max: usize,
+    ) -> Result<Vec<Extent>> {
+        assert_eq!(subject, Subject::Allocation, "there is no other context");
+        Ok(vec![Extent { length_bytes, status: 0 }])
+    }
 }
 
 /// Where exports are looked up by name.
@@ -48,10 +68,13 @@ pub trait ExportSource {
     async fn open(&self, name: &str) -> Result<Rc<Self::Export>>;
 }
 
-/// What an export tells its clients that it can do.
-pub(super) fn transmission_flags(export: &impl Export) -> u16 {
+/// What an export tells a client that it can do, in the style that was agreed on.
+pub(super) fn transmission_flags(export: &impl Export, style: Style) -> u16 {
     use transmission_flag::*;
     let mut flags = HAS_FLAGS | SEND_FLUSH | CAN_MULTI_CONN;
+    if style != Style::Simple {
+        flags |= SEND_DF;
+    }
     if export.read_only() {
         return flags | READ_ONLY;
     }

@@ -1,35 +1,45 @@
-//! Negotiation: the fixed newstyle handshake, from the greeting to a chosen export.
+//! Negotiation: the options of the fixed newstyle handshake, from the first one to a chosen export.
 //!
 //! Invariants:
-//! - What a client sends is bounded: [`OPTION_BYTES_MAX`] an option, [`OPTIONS_MAX`] options; the caller bounds the time.
 //! - Whatever is not understood is refused in the protocol's own way, or ends the connection; nothing panics.
+//! - Contexts are agreed on for one export; a client that then chooses another has none.
 
+use super::context::{Context, ContextRequest, CONTEXTS_MAX};
 use super::export::{transmission_flags, Export, ExportSource};
+use super::options::{read_option, reply, violation, OPTIONS_MAX};
+use super::reply::Style;
 use super::sessions::{Session, Sessions};
-use super::wire::{self, info, option, option_reply, OptionHeader, OptionReplyHeader};
+use super::wire::{self, info, option, option_reply};
 use super::PAYLOAD_BYTES_MAX;
 use cairn_engine::error::Result;
 use std::io;
 use std::rc::Rc;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use zerocopy::{FromZeros, IntoBytes};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use zerocopy::IntoBytes;
 
-/// The most data one option may carry: a name of the protocol's 4096 bytes and a list of requests fit well.
-const OPTION_BYTES_MAX: u32 = 16 * 1024;
-/// The most options one connection may send before it chooses an export.
-const OPTIONS_MAX: usize = 64;
 /// Requests of this size and alignment are served best: the unit of saving.
 const PREFERRED_BYTES: u32 = 4096;
 
-/// What a client chose, and its presence there.
+/// What a client chose, its presence there, and how the two will speak.
 pub(super) struct Chosen<E> {
     pub session: Session,
     pub export: Rc<E>,
+    pub agreed: Agreed,
 }
 
-/// A client that does not keep to the protocol.
-pub(super) fn violation(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+/// How client and server speak once an export is chosen.
+#[derive(Clone, Default)]
+pub(super) struct Agreed {
+    pub style: Style,
+    /// The contexts that the client has set, each by the number that replies name it with.
+    pub contexts: Vec<(u32, Context)>,
+}
+
+/// What an option leads to.
+enum Step<E> {
+    Continues,
+    Leaves,
+    Chooses(Chosen<E>),
 }
 
 /// What `INFO` and `GO` carry.
@@ -59,94 +69,82 @@ struct Handshake<'a, S, ReadHalf, WriteHalf> {
     sessions: &'a Sessions,
     reader: &'a mut ReadHalf,
     writer: &'a mut WriteHalf,
+    no_zeroes: bool,
+    style: Style,
+    /// The export that the contexts were set for, by its full name.
+    contexts_of: String,
+    contexts: Vec<(u32, Context)>,
 }
 
-/// Negotiates with one client. `None`: the client went away in good order.
+/// Negotiates with one client that was greeted. `None`: the client went away in good order.
 pub(super) async fn negotiate<S: ExportSource>(
     source: &S,
     sessions: &Sessions,
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
+    no_zeroes: bool,
 ) -> io::Result<Option<Chosen<S::Export>>> {
-    Handshake { source, sessions, reader, writer }.run().await
+    let (style, contexts_of, contexts) = (Style::Simple, String::new(), Vec::new());
+    Handshake { source, sessions, reader, writer, no_zeroes, style, contexts_of, contexts }.run().await
 }
 
 impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin>
     Handshake<'_, S, ReadHalf, WriteHalf>
 {
     async fn run(mut self) -> io::Result<Option<Chosen<S::Export>>> {
-        const SERVER_FLAGS: u16 = wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES;
-        let greeting = wire::Greeting {
-            init_magic: wire::INIT_MAGIC.into(),
-            option_magic: wire::OPTION_MAGIC.into(),
-            handshake_flags: SERVER_FLAGS.into(),
-        };
-        self.writer.write_all(greeting.as_bytes()).await?;
-        let client_flags = self.reader.read_u32().await?;
-        if client_flags & !u32::from(SERVER_FLAGS) != 0 {
-            return Err(violation("the client set handshake flags that were not offered"));
-        }
-        let no_zeroes = client_flags & u32::from(wire::FLAG_NO_ZEROES) != 0;
         for _ in 0..OPTIONS_MAX {
-            let (option, data) = self.read_option().await?;
-            match option {
-                option::EXPORT_NAME => return self.export_name(&data, no_zeroes).await.map(Some),
-                option::ABORT => {
-                    self.reply(option, option_reply::ACK, &[]).await?;
-                    return Ok(None);
-                }
-                option::LIST => self.list(&data).await?,
-                option::INFO | option::GO => {
-                    if let Some(chosen) = self.info_or_go(option, &data).await? {
-                        return Ok(Some(chosen));
-                    }
-                }
-                _ => self.reply(option, option_reply::ERR_UNSUP, &[]).await?,
+            let (option, data) = read_option(self.reader, self.writer).await?;
+            match self.step(option, &data).await? {
+                Step::Continues => {}
+                Step::Leaves => return Ok(None),
+                Step::Chooses(chosen) => return Ok(Some(chosen)),
             }
         }
         Err(violation("the client sent too many options"))
     }
 
-    async fn read_option(&mut self) -> io::Result<(u32, Vec<u8>)> {
-        let mut header = OptionHeader::new_zeroed();
-        self.reader.read_exact(header.as_mut_bytes()).await?;
-        if header.magic.get() != wire::OPTION_MAGIC {
-            return Err(violation("an option does not begin with its magic number"));
+    async fn step(&mut self, option: u32, data: &[u8]) -> io::Result<Step<S::Export>> {
+        match option {
+            option::EXPORT_NAME => return self.export_name(data).await.map(Step::Chooses),
+            option::ABORT => {
+                self.reply(option, option_reply::ACK, &[]).await?;
+                return Ok(Step::Leaves);
+            }
+            option::LIST => self.list(data).await?,
+            option::INFO | option::GO => {
+                if let Some(chosen) = self.info_or_go(option, data).await? {
+                    return Ok(Step::Chooses(chosen));
+                }
+            }
+            option::STRUCTURED_REPLY => self.raise_style(option, data, Style::Structured).await?,
+            option::EXTENDED_HEADERS => self.raise_style(option, data, Style::Extended).await?,
+            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.meta_context(option, data).await?,
+            _ => self.reply(option, option_reply::ERR_UNSUP, &[]).await?,
         }
-        let (option, length_bytes) = (header.option.get(), header.length_bytes.get());
-        if length_bytes > OPTION_BYTES_MAX {
-            self.reply(option, option_reply::ERR_TOO_BIG, &[]).await?;
-            return Err(violation("an option is too long"));
-        }
-        let mut data = vec![0; length_bytes as usize];
-        self.reader.read_exact(&mut data).await?;
-        Ok((option, data))
+        Ok(Step::Continues)
     }
 
-    async fn reply(&mut self, option: u32, reply: u32, data: &[u8]) -> io::Result<()> {
-        let length_bytes = u32::try_from(data.len()).expect("replies to options are short");
-        let header = OptionReplyHeader {
-            magic: wire::OPTION_REPLY_MAGIC.into(),
-            option: option.into(),
-            reply: reply.into(),
-            length_bytes: length_bytes.into(),
-        };
-        self.writer.write_all(&[header.as_bytes(), data].concat()).await
+    async fn reply(&mut self, option: u32, kind: u32, data: &[u8]) -> io::Result<()> {
+        reply(self.writer, option, kind, data).await
     }
 
     /// The one option that cannot be refused but by closing.
-    async fn export_name(&mut self, data: &[u8], no_zeroes: bool) -> io::Result<Chosen<S::Export>> {
+    async fn export_name(&mut self, data: &[u8]) -> io::Result<Chosen<S::Export>> {
+        if self.style == Style::Extended {
+            return Err(violation("an export is not chosen by EXPORT_NAME under extended headers"));
+        }
         let name = std::str::from_utf8(data).map_err(|_| violation("the name of the export is no text"))?;
         let chosen = self.open(name).await.map_err(io::Error::other)?;
         let reply = wire::ExportNameReply {
             size_bytes: chosen.export.size_bytes().into(),
-            transmission_flags: transmission_flags(&*chosen.export).into(),
+            transmission_flags: transmission_flags(&*chosen.export, self.style).into(),
         };
         let mut bytes = reply.as_bytes().to_vec();
-        if !no_zeroes {
+        if !self.no_zeroes {
             bytes.resize(bytes.len() + wire::EXPORT_NAME_ZEROES, 0);
         }
         self.writer.write_all(&bytes).await?;
+        self.writer.flush().await?;
         Ok(chosen)
     }
 
@@ -154,7 +152,9 @@ impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin
     async fn open(&self, name: &str) -> Result<Chosen<S::Export>> {
         let name = self.source.full_name(name);
         let session = self.sessions.enter(name)?;
-        Ok(Chosen { session, export: self.source.open(name).await? })
+        let export = self.source.open(name).await?;
+        let contexts = if name == self.contexts_of { self.contexts.clone() } else { Vec::new() };
+        Ok(Chosen { session, export, agreed: Agreed { style: self.style, contexts } })
     }
 
     async fn list(&mut self, data: &[u8]) -> io::Result<()> {
@@ -167,6 +167,63 @@ impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin
             self.reply(option::LIST, option_reply::SERVER, &entry).await?;
         }
         self.reply(option::LIST, option_reply::ACK, &[]).await
+    }
+
+    /// Styles only ever grow richer.
+    async fn raise_style(&mut self, option: u32, data: &[u8], style: Style) -> io::Result<()> {
+        let kind = if data.is_empty() && style > self.style {
+            self.style = style;
+            option_reply::ACK
+        } else if data.is_empty() && style < self.style {
+            option_reply::ERR_EXT_HEADER_REQD
+        } else {
+            option_reply::ERR_INVALID
+        };
+        self.reply(option, kind, &[]).await
+    }
+
+    async fn meta_context(&mut self, option: u32, data: &[u8]) -> io::Result<()> {
+        let sets = option == option::SET_META_CONTEXT;
+        if sets {
+            // Whatever comes of it, what was set before does not count any more.
+            self.contexts.clear();
+        }
+        if self.style == Style::Simple {
+            let sentence = b"contexts need structured replies or extended headers";
+            return self.reply(option, option_reply::ERR_INVALID, sentence).await;
+        }
+        let Some(request) = ContextRequest::parse(data) else {
+            return self.reply(option, option_reply::ERR_INVALID, &[]).await;
+        };
+        let chosen = match self.open(&request.export).await {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                return self.reply(option, option_reply::ERR_UNKNOWN, error.to_string().as_bytes()).await;
+            }
+        };
+        let wanted = |name: &str| if sets { request.selects(name) } else { request.lists(name) };
+        let mut contexts = chosen.export.contexts().await;
+        contexts.retain(|context| wanted(&context.name));
+        if !sets {
+            return self.tell_contexts(option, contexts.iter().map(|context| (0, context))).await;
+        }
+        if contexts.len() > CONTEXTS_MAX {
+            let sentence = format!("one client has at most {CONTEXTS_MAX} contexts");
+            return self.reply(option, option_reply::ERR_TOO_BIG, sentence.as_bytes()).await;
+        }
+        let contexts: Vec<_> = (1..).zip(contexts).collect();
+        self.tell_contexts(option, contexts.iter().map(|(id, context)| (*id, context))).await?;
+        self.contexts_of = self.source.full_name(&request.export).to_owned();
+        self.contexts = contexts;
+        Ok(())
+    }
+
+    async fn tell_contexts(&mut self, option: u32, contexts: impl Iterator<Item = (u32, &Context)>) -> io::Result<()> {
+        for (id, context) in contexts {
+            let data = [&id.to_be_bytes(), context.name.as_bytes()].concat();
+            self.reply(option, option_reply::META_CONTEXT, &data).await?;
+        }
+        self.reply(option, option_reply::ACK, &[]).await
     }
 
     async fn info_or_go(&mut self, option: u32, data: &[u8]) -> io::Result<Option<Chosen<S::Export>>> {
@@ -190,7 +247,7 @@ impl<S: ExportSource, ReadHalf: AsyncRead + Unpin, WriteHalf: AsyncWrite + Unpin
         let facts = wire::InfoExport {
             info: info::EXPORT.into(),
             size_bytes: export.size_bytes().into(),
-            transmission_flags: transmission_flags(export).into(),
+            transmission_flags: transmission_flags(export, self.style).into(),
         };
         self.reply(option, option_reply::INFO, facts.as_bytes()).await?;
         if wanted.contains(&info::NAME) {

@@ -2,12 +2,15 @@
 //!
 //! Invariants:
 //! - The volume is shown only where the worker says so: one read-write frontend at a time.
-//! - A snapshot that is open cannot be deleted: the handle keeps it.
+//! - A snapshot that is open cannot be deleted: the handle keeps it. So does one that a client compares it with.
 //! - Every request is counted in the thread's statistics.
 
+use super::block_facts::BlockFacts;
+use super::context::{Context, Extent, Subject};
 use super::export::{Export, ExportSource};
 use crate::control::api::Operation;
 use crate::stats::Recorder;
+use cairn_engine::delta::DeltaPoint;
 use cairn_engine::disk::{Disk, Disks};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::lane::Lane;
@@ -19,6 +22,7 @@ use std::sync::Arc;
 /// The volume, read-write, through one thread's lane.
 pub struct VolumeExport<D> {
     lane: Rc<Lane<D>>,
+    facts: BlockFacts<D>,
     recorder: Recorder,
 }
 
@@ -27,6 +31,7 @@ pub struct SnapshotExport<D> {
     volume: Arc<Volume>,
     disks: Rc<Disks<D>>,
     handle: SnapshotHandle,
+    facts: BlockFacts<D>,
     recorder: Recorder,
 }
 
@@ -49,7 +54,8 @@ pub struct VolumeSource<D> {
 impl<D: Disk> VolumeExport<D> {
     /// The volume behind `lane`, whose thread records with `recorder`.
     pub fn new(lane: Rc<Lane<D>>, recorder: Recorder) -> VolumeExport<D> {
-        VolumeExport { lane, recorder }
+        let facts = BlockFacts::new(lane.volume().clone(), lane.disks().clone(), DeltaPoint::live());
+        VolumeExport { lane, facts, recorder }
     }
 
     /// The lane it writes through.
@@ -66,7 +72,8 @@ impl<D: Disk> SnapshotExport<D> {
         handle: SnapshotHandle,
         recorder: Recorder,
     ) -> SnapshotExport<D> {
-        SnapshotExport { volume, disks, handle, recorder }
+        let facts = BlockFacts::new(volume.clone(), disks.clone(), DeltaPoint::from(&handle));
+        SnapshotExport { volume, disks, handle, facts, recorder }
     }
 }
 
@@ -160,6 +167,20 @@ impl<D: Disk> Export for VolumeExport<D> {
     async fn flush(&self) -> Result<()> {
         self.recorder.measure(Operation::Flush, 0, self.lane.flush()).await
     }
+
+    async fn contexts(&self) -> Vec<Context> {
+        self.facts.contexts().await
+    }
+
+    async fn block_status(
+        &self,
+        subject: Subject,
+        offset_bytes: u64,
+        length_bytes: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>> {
+        self.facts.block_status(subject, offset_bytes..offset_bytes + length_bytes, extents_max).await
+    }
 }
 
 /// What a snapshot says to whoever wants to change it.
@@ -204,6 +225,20 @@ impl<D: Disk> Export for SnapshotExport<D> {
 
     async fn flush(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn contexts(&self) -> Vec<Context> {
+        self.facts.contexts().await
+    }
+
+    async fn block_status(
+        &self,
+        subject: Subject,
+        offset_bytes: u64,
+        length_bytes: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>> {
+        self.facts.block_status(subject, offset_bytes..offset_bytes + length_bytes, extents_max).await
     }
 }
 
@@ -268,6 +303,28 @@ impl<D: Disk> Export for NamedExport<D> {
         match self {
             NamedExport::Volume(export) => export.flush().await,
             NamedExport::Snapshot(export) => export.flush().await,
+        }
+    }
+
+    async fn contexts(&self) -> Vec<Context> {
+        match self {
+            NamedExport::Volume(export) => export.contexts().await,
+            NamedExport::Snapshot(export) => export.contexts().await,
+        }
+    }
+
+    async fn block_status(
+        &self,
+        subject: Subject,
+        offset_bytes: u64,
+        length_bytes: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>> {
+        match self {
+            NamedExport::Volume(export) => export.block_status(subject, offset_bytes, length_bytes, extents_max).await,
+            NamedExport::Snapshot(export) => {
+                export.block_status(subject, offset_bytes, length_bytes, extents_max).await
+            }
         }
     }
 }

@@ -118,7 +118,11 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
     let listeners = Listeners::bind(&ListenOptions {
         unix_path: Some(volume_paths.nbd_socket()),
         tcp_address: tcp_address(config)?,
+        tls_credentials: config.tls_creds.clone(),
     })?;
+    if let Some(address) = listeners.tcp_address() {
+        tracing::info!(%address, tls = config.tls_creds.is_some(), "NBD is served over TCP, too");
+    }
     let service = NbdService {
         volume: volume.clone(),
         devices: devices.clone(),
@@ -239,5 +243,15 @@ pub fn needed_paths<'a>(
     volume: &'a VolumePaths,
 ) -> Vec<&'a std::path::Path> {
     let identity = std::path::Path::new(MACHINE_ID);
-    vec![&config.origin, &config.store, &paths.state_dir, &paths.run_dir, &paths.device_dir, &volume.run_dir, identity]
+    let mut needed: Vec<&std::path::Path> = vec![
+        &config.origin,
+        &config.store,
+        &paths.state_dir,
+        &paths.run_dir,
+        &paths.device_dir,
+        &volume.run_dir,
+        identity,
+    ];
+    needed.extend(config.tls_creds.as_deref());
+    needed
 }

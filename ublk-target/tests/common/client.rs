@@ -19,7 +19,8 @@ pub const OPTION_GO: u32 = 7;
 /// One connection.
 pub struct Client {
     pub stream: UnixStream,
-    cookie: u64,
+    /// Of the last request.
+    pub cookie: u64,
 }
 
 /// A reply to an option.
@@ -40,10 +41,16 @@ impl Client {
         client
     }
 
-    /// Connects and opens `export`.
-    pub fn open(socket: &Path, export: &str) -> Client {
+    /// Connects and begins to negotiate.
+    pub fn negotiate(socket: &Path) -> Client {
         let mut client = Client::connect(socket);
         client.send(&3u32.to_be_bytes()).expect("sent");
+        client
+    }
+
+    /// Connects and opens `export`.
+    pub fn open(socket: &Path, export: &str) -> Client {
+        let mut client = Client::negotiate(socket);
         client.go(export);
         client
     }

@@ -116,6 +116,7 @@ async fn open_volume(disks: &Disks<MemoryDisk>) -> Arc<Volume> {
 pub enum Order {
     Snapshot(&'static str),
     Delete(&'static str),
+    Bookmark(&'static str),
 }
 
 /// A volume `vol` served over NBD on a thread of its own.
@@ -133,7 +134,7 @@ impl VolumeServer {
     pub fn start(size_bytes: usize, read_write: bool) -> VolumeServer {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = directory.path().join("nbd.sock");
-        let options = ListenOptions { unix_path: Some(socket.clone()), tcp_address: None };
+        let options = ListenOptions { unix_path: Some(socket.clone()), ..Default::default() };
         let listeners = Listeners::bind(&options).expect("binds");
         let (switch, stop) = stop_switch();
         let (orders, mut inbox) = mpsc::unbounded_channel::<(Order, oneshot::Sender<Result<()>>)>();
@@ -173,6 +174,7 @@ async fn obey(volume: &Arc<Volume>, disks: &Disks<MemoryDisk>, order: Order) -> 
             volume.snapshot(disks, &name, options, &Deadline::new()).await.map(drop)
         }
         Order::Delete(name) => volume.delete(disks, &SnapshotName::new(name)?).await,
+        Order::Bookmark(name) => volume.bookmark(disks, &SnapshotName::new(name)?).await.map(drop),
     }
 }
 

@@ -1,7 +1,8 @@
 //! An export in memory that tells volatile from durable, so that a missing flush shows.
 
 use cairn_engine::error::{Error, ErrorKind, Result};
-use cairn_target::nbd::{Export, ExportSource};
+use cairn_target::nbd::{status, Context, Export, ExportSource, Extent, Extents, Subject};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -25,6 +26,14 @@ pub struct Image {
     pub discards: Vec<(u64, u64)>,
     /// Writes of zeroes served, as (length, durable, may unmap).
     pub zeroes: Vec<(u64, bool, bool)>,
+    /// Ranges that are not in use, ascending.
+    pub holes: Vec<Range<u64>>,
+    /// Ranges that changed since each of the older snapshots, ascending, by the snapshot's name.
+    pub changed: Vec<(String, Vec<Range<u64>>)>,
+    /// Questions about the status of blocks fail with this.
+    pub status_failing: Option<ErrorKind>,
+    /// Reads served, as (offset, length).
+    pub reads: Vec<(u64, u64)>,
 }
 
 impl Image {
@@ -40,6 +49,10 @@ impl Image {
             flushes: 0,
             discards: Vec::new(),
             zeroes: Vec::new(),
+            holes: Vec::new(),
+            changed: Vec::new(),
+            status_failing: None,
+            reads: Vec::new(),
         }
     }
 }
@@ -126,7 +139,9 @@ impl Export for MemoryExport {
         assert_eq!(buffer.as_ptr() as usize % 4096, 0, "buffers are fit for direct I/O");
         self.begin().await?;
         let range = offset_bytes as usize..offset_bytes as usize + buffer.len();
-        buffer.copy_from_slice(&self.image.lock().expect("not poisoned").content[range]);
+        let image = &mut *self.image.lock().expect("not poisoned");
+        image.reads.push((offset_bytes, buffer.len() as u64));
+        buffer.copy_from_slice(&image.content[range]);
         Ok(())
     }
 
@@ -162,5 +177,36 @@ impl Export for MemoryExport {
         image.durable = content;
         image.flushes += 1;
         Ok(())
+    }
+
+    async fn contexts(&self) -> Vec<Context> {
+        let image = self.image.lock().expect("not poisoned");
+        let mut contexts = vec![Context::allocation()];
+        if self.read_only {
+            let numbered = image.changed.iter().zip(0..);
+            contexts.extend(numbered.flat_map(|((since, _), number)| Context::changed(since, number, "snap")));
+        }
+        contexts
+    }
+
+    async fn block_status(
+        &self,
+        subject: Subject,
+        offset_bytes: u64,
+        length_bytes: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>> {
+        self.begin().await?;
+        let image = self.image.lock().expect("not poisoned");
+        if let Some(kind) = image.status_failing {
+            return Err(Error::new(kind, "ask", "memory").saying("told to fail"));
+        }
+        let (marked, status) = match subject {
+            Subject::Allocation if self.read_only => (&image.holes, status::HOLE | status::ZERO),
+            Subject::Allocation => (&image.holes, status::HOLE),
+            Subject::ChangedSince(number) => (&image.changed[number as usize].1, status::DIRTY),
+        };
+        let within = offset_bytes..offset_bytes + length_bytes;
+        Ok(Extents::of_ranges(marked.iter().cloned(), status, 0, within, extents_max).into_vec())
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Every test program uses a part of it.
 
+pub mod chunks;
 pub mod client;
 pub mod control;
 pub mod engine;
@@ -13,7 +14,7 @@ use cairn_target::stop::{stop_switch, StopSwitch};
 use memory::{Image, MemorySource};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -49,7 +50,24 @@ impl Server {
         let options = ListenOptions {
             unix_path: Some(socket.clone()),
             tcp_address: Some("127.0.0.1:0".parse().expect("an address")),
+            tls_credentials: None,
         };
+        Server::listening(directory, socket, options, image)
+    }
+
+    /// Serves TCP to clients that are secured with the credentials in `credentials` alone, and a Unix socket to all.
+    pub fn start_secured(image: Image, credentials: &Path) -> Server {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("nbd.sock");
+        let options = ListenOptions {
+            unix_path: Some(socket.clone()),
+            tcp_address: Some("127.0.0.1:0".parse().expect("an address")),
+            tls_credentials: Some(credentials.to_owned()),
+        };
+        Server::listening(directory, socket, options, image)
+    }
+
+    fn listening(directory: TempDir, socket: PathBuf, options: ListenOptions, image: Image) -> Server {
         let listeners = Listeners::bind(&options).expect("binds");
         let tcp_address = listeners.tcp_address().expect("bound");
         let (switch, stop) = stop_switch();
