@@ -19,12 +19,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MEMORY_BYTES_MAX: usize = 16 << 20;
 const REQUESTS_MAX: usize = 8;
+const ANSWERS_BYTES_MAX: u64 = 4 << 20;
 const PIPE_BYTES: usize = 64 << 10;
 
 /// Methods, as an input numbers them.
 pub const METHODS: [&str; 5] = ["GET", "POST", "DELETE", "PUT", "HEAD"];
 /// Endpoints, as an input numbers them; NAME stands for the name.
-pub const ENDPOINTS: [&str; 11] = [
+pub const ENDPOINTS: [&str; 13] = [
     "/v1/version",
     "/v1/volume",
     "/v1/snapshots",
@@ -36,6 +37,8 @@ pub const ENDPOINTS: [&str; 11] = [
     "/v1/check",
     "/v1/detach",
     "/v1/NAME",
+    "/v1/changes?from=NAME&max=7",
+    "/v1/snapshots/NAME/data",
 ];
 
 /// Serves the client that `data` describes.
@@ -84,17 +87,26 @@ fn converse(sends: &[u8], hangs_up: bool) -> Vec<u8> {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let (switch, _stop) = stop_switch();
         let memory = Rc::new(Memory::new(switch, Arc::new(AtomicUsize::new(0))));
-        let (mut reader, mut writer) = tokio::io::split(ours);
-        let mut received = Vec::new();
-        let speak = async {
-            // The server may close while it is still spoken to.
-            let _ = writer.write_all(sends).await;
-            if hangs_up {
-                let _ = writer.shutdown().await;
-            }
+        let client = async move {
+            let (mut reader, mut writer) = tokio::io::split(ours);
+            let mut received = Vec::new();
+            let speak = async {
+                // The server may close while it is still spoken to.
+                let _ = writer.write_all(sends).await;
+                if hangs_up {
+                    let _ = writer.shutdown().await;
+                }
+                std::future::pending::<()>().await;
+            };
+            // A hold has no end; a client that leaves is one.
+            let mut limited = (&mut reader).take(ANSWERS_BYTES_MAX);
+            tokio::select! {
+                taken = limited.read_to_end(&mut received) => taken.expect("a pipe gives what was written"),
+                () = speak => unreachable!("it never ends"),
+            };
+            received
         };
-        let (_, _, taken) = tokio::join!(serve_stream(memory, theirs), speak, reader.read_to_end(&mut received));
-        taken.expect("a pipe gives what was written");
+        let (_, received) = tokio::join!(serve_stream(memory, theirs), client);
         received
     })
 }

@@ -4,19 +4,14 @@
 //! - Every request has a time limit; none can hang the command.
 //! - "The target is not running" is a failure of its own kind, whatever way it shows.
 
+use crate::connection::{Connection, Question};
 use crate::exit::{ExitCode, Failure};
 use cairn_target::control::api::ErrorReport;
 use cairn_target::control::error::kind_of_word;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::net::UnixStream;
 
 /// Time limit of requests that only look.
 pub const LOOK_TIMEOUT_MS: u64 = 10_000;
@@ -24,8 +19,6 @@ pub const LOOK_TIMEOUT_MS: u64 = 10_000;
 pub const CHANGE_TIMEOUT_MS: u64 = 120_000;
 /// Time limit of requests that may read a whole store.
 pub const CHECK_TIMEOUT_MS: u64 = 24 * 3600 * 1000;
-/// An answer is at most this long: a thousand findings or snapshots fit many times over.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// A connection to one volume's target.
 pub struct Client {
@@ -60,6 +53,16 @@ impl Client {
         self.get::<serde_json::Value>("/v1/version").is_ok()
     }
 
+    /// The socket its target listens at.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The volume it is of.
+    pub fn volume(&self) -> &str {
+        &self.volume
+    }
+
     fn request<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -67,86 +70,14 @@ impl Client {
         body: Option<Vec<u8>>,
         limit_ms: u64,
     ) -> Result<T, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(ExitCode::Failed, format!("no event loop: {error}")))?;
-        let limit = Duration::from_millis(limit_ms);
-        let exchange = async { tokio::time::timeout(limit, self.exchange(method, path, body)).await };
-        let (status, answer) = runtime.block_on(exchange).map_err(|_| {
-            Failure::new(
-                ExitCode::TimedOut,
-                format!(
-                    "{}: the target did not answer within {} s; it may still do what was asked. \
-                     See `cairn show {}`, and the target's log.",
-                    self.volume,
-                    limit_ms / 1000,
-                    self.volume
-                ),
-            )
-        })??;
+        let body = body.unwrap_or_default();
+        let mut connection = Connection::open(&self.volume, &self.socket)?;
+        let (status, answer) = connection.ask(Question { method, path, range: None, body, limit_ms })?;
         self.decode(status, &answer)
     }
 
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<(StatusCode, Bytes), Failure> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.not_connected(&error))?;
-        let broken = |error: &dyn std::error::Error| {
-            Failure::new(
-                ExitCode::Failed,
-                format!(
-                    "{}: the target went away while answering ({error}); it is restarted by itself. \
-                     See `cairn show {}` for what was done.",
-                    self.volume, self.volume
-                ),
-            )
-        };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "cairn")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| Failure::new(ExitCode::Failed, format!("{path}: {error}")))?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| broken(error.as_ref()))?;
-            Ok((status, body.to_bytes()))
-        };
-        // The connection is driven beside the exchange; its own errors show in the exchange too.
-        let drive = async {
-            let _ = connection.await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            answer = exchange => answer,
-            () = drive => unreachable!("the driver never ends before the exchange"),
-        }
-    }
-
-    fn not_connected(&self, error: &std::io::Error) -> Failure {
-        match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::new(
-                ExitCode::NotAttached,
-                format!("{}: the volume is not attached. Attach it: cairn attach {}", self.volume, self.volume),
-            ),
-            ErrorKind::PermissionDenied => Failure::new(
-                ExitCode::Failed,
-                format!("{}: no access to {}; run cairn as root", self.volume, self.socket.display()),
-            ),
-            _ => Failure::io("connect", &self.socket, std::io::Error::from(error.kind())),
-        }
-    }
-
-    fn decode<T: DeserializeOwned>(&self, status: StatusCode, answer: &[u8]) -> Result<T, Failure> {
+    /// What an answer says, or why there is none.
+    pub fn decode<T: DeserializeOwned>(&self, status: StatusCode, answer: &[u8]) -> Result<T, Failure> {
         if !status.is_success() {
             return Err(self.refusal(status, answer));
         }
@@ -163,7 +94,8 @@ impl Client {
         })
     }
 
-    fn refusal(&self, status: StatusCode, answer: &[u8]) -> Failure {
+    /// The failure that an answer without success stands for.
+    pub fn refusal(&self, status: StatusCode, answer: &[u8]) -> Failure {
         match serde_json::from_slice::<ErrorReport>(answer) {
             Ok(ErrorReport { error }) => Failure {
                 code: code_of(&error.kind, status),

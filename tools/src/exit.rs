@@ -30,6 +30,8 @@ pub enum ExitCode {
     Damaged = 8,
     /// Not agreed to, or not safe without a flag.
     Refused = 9,
+    /// What a delta begins with is not there.
+    BaseMissing = 10,
     /// The disk was written behind Cairn's back.
     TargetModified = 11,
     /// The store is full.
@@ -49,6 +51,7 @@ impl ExitCode {
             ExitCode::TimedOut => "timed-out",
             ExitCode::Damaged => "damaged",
             ExitCode::Refused => "refused",
+            ExitCode::BaseMissing => "base-missing",
             ExitCode::TargetModified => "origin-changed",
             ExitCode::StoreFull => "store-full",
         }

@@ -1,17 +1,33 @@
 //! The command `cairn`: snapshots for any Linux disk.
 
 mod arguments;
+mod auditing;
+mod block_io;
+mod change_map;
 mod client;
 mod commands;
+mod connection;
 mod context;
 mod discovery;
 mod exit;
+mod fingerprints;
+mod foreign;
 mod freeze;
 mod names;
+mod new_file;
 mod offline;
 mod output;
+mod points;
+mod qemu;
+mod rate;
+mod receive;
 mod restoring;
+mod sending;
+mod source;
 mod store_file;
+mod stream;
+mod stream_file;
+mod verify;
 
 use arguments::Arguments;
 use clap::Parser;

@@ -8,9 +8,10 @@ use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
 use cairn_engine::disk::Disks;
 use cairn_engine::error::{Error, Result};
+use cairn_engine::snapshot::Snapshot;
 use cairn_engine::volume::{self, CheckOptions, CreateOptions, Finding};
 use cairn_target::config::VolumeConfig;
-use cairn_target::control::api::{CheckReport, FindingReport, Severity, SnapshotReport};
+use cairn_target::control::api::{CheckReport, FindingReport, Severity, SnapshotList, SnapshotReport};
 use cairn_target::device::{refuse_recursion, Access, Device};
 use cairn_target::own_ring::{self, OwnRing, RingDisk};
 use cairn_target::process::{host_id, now_unix_ms};
@@ -73,10 +74,12 @@ pub fn create(
     Ok(Created { store_id: store_id.to_string(), size_bytes, store_bytes })
 }
 
-/// The snapshots of a store that is not attached, oldest first.
-pub fn snapshots(store: &Path) -> std::result::Result<Vec<SnapshotReport>, Failure> {
+/// The snapshots and bookmarks of a store that is not attached.
+pub fn snapshots(volume: &str, store: &Path) -> std::result::Result<SnapshotList, Failure> {
     let info = on_store(store, Access::Inspect, |disk| async move { volume::inspect(&disk).await })?;
-    Ok(info.snapshots.iter().map(|snapshot| SnapshotReport::of(snapshot, None)).collect())
+    let reports = |all: &[Snapshot]| all.iter().map(|one| SnapshotReport::of(one, None)).collect();
+    let (snapshots, bookmarks) = (reports(&info.snapshots), reports(&info.bookmarks));
+    Ok(SnapshotList { volume: volume.to_owned(), snapshots, bookmarks })
 }
 
 /// Takes the signature off a store; its snapshots are gone.
@@ -124,7 +127,7 @@ where
 }
 
 /// The engine knows its devices as "origin" and "store"; people know their paths.
-fn with_paths(error: Error, origin: &Path, store: &Path) -> Failure {
+pub fn with_paths(error: Error, origin: &Path, store: &Path) -> Failure {
     let mut failure = Failure::from(error);
     for (name, path) in [("origin: ", origin), ("store: ", store)] {
         if let Some(rest) = failure.message.strip_prefix(name) {

@@ -19,12 +19,16 @@ pub fn after_restore<T>(
     wait: &Wait,
     request: impl Fn() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    // A restore may end between the refusal and the look at it; whoever else keeps the volume busy still does then.
+    let mut may_have_ended = true;
     loop {
         match request() {
             Err(refused) if refused.code == ExitCode::Busy && !wait.no_wait => {
-                if !wait_for_restore(context, client)? {
+                let waited = wait_for_restore(context, client)?;
+                if !waited && !may_have_ended {
                     return Err(refused);
                 }
+                may_have_ended = waited;
             }
             answer => return answer,
         }

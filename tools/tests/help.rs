@@ -6,7 +6,7 @@ mod common;
 use common::Place;
 use std::path::Path;
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 25] = [
     "devices",
     "create",
     "attach",
@@ -23,6 +23,12 @@ const VERBS: [&str; 19] = [
     "check",
     "features",
     "destroy",
+    "diff",
+    "send",
+    "receive",
+    "export",
+    "import",
+    "audit",
     "version",
     "man",
     "completions",

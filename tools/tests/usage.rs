@@ -189,3 +189,24 @@ fn versions_and_devices_answer_in_json_without_any_volume() {
     place.fails(&["devices", "/no/such/device"], 3, "not-found");
     place.fails(&["devices", "/etc/passwd"], 3, "not-found");
 }
+
+#[test]
+fn a_restore_that_ends_between_the_refusal_and_the_look_at_it_is_no_obstacle() {
+    let place = Place::new();
+    place.configure("v");
+    let refusals = std::sync::atomic::AtomicUsize::new(1);
+    place.fake_target("v", move |request, _| match request.starts_with("DELETE") {
+        true if refusals.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1 => http_error(409, "busy"),
+        true => http(200, r#"{"deleted": "s", "bookmark": false}"#),
+        false => http(
+            200,
+            r#"{"name": "v", "volume_id": "", "store_id": "", "size_bytes": 4096,
+                "origin": {"path": "", "size_bytes": 4096, "sector_bytes": 512},
+                "store": {"path": "", "size_bytes": 0, "used_bytes": 0, "free_bytes": 0},
+                "state": "whole", "state_reason": null, "frontend": "nbd", "device": null, "nbd_uri": null,
+                "clients": 0, "snapshots": 1, "restore": null, "process_id": 1,
+                "attached_at": "2026-11-21T12:00:00.000Z"}"#,
+        ),
+    });
+    place.done(&["delete", "v@s", "--yes"]);
+}

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 const DOCUMENT: &str = include_str!("../../docs/CONTROL.md");
 
 /// Every endpoint, as the document titles it.
-const ENDPOINTS: [&str; 13] = [
+const ENDPOINTS: [&str; 14] = [
     "GET /v1/version",
     "GET /v1/volume",
     "GET /v1/snapshots",
+    "GET /v1/changes?from=monday&to=tuesday&max=1",
     "POST /v1/snapshots",
     "DELETE /v1/snapshots/{name}",
     "POST /v1/snapshots/{name}/expose",
@@ -222,4 +223,68 @@ fn connections_are_bounded_and_those_that_say_nothing_keep_nobody_out_for_long()
     let mut refused = String::new();
     let _ = std::io::Read::read_to_string(&mut stalled[1], &mut refused);
     assert!(refused.starts_with("HTTP/1.1 408") && refused.contains("body-refused"), "{refused}");
+}
+
+#[test]
+fn data_of_a_snapshot_comes_in_ranges_and_in_no_other_way() {
+    let control = Control::start();
+    let data = "/v1/snapshots/monday/data";
+    let (status, head, bytes) = control.get(data, "Range: bytes=4096-4105\r\n");
+    assert_eq!((status, bytes), (206, (0..10).collect::<Vec<u8>>()));
+    assert!(head.contains("content-range: bytes 4096-4105/1073741824"), "{head}");
+    let (status, head, bytes) = control.get(data, "Range: bytes=1073741820-1073745000\r\n");
+    assert_eq!((status, bytes.len()), (206, 4), "cut off at the end");
+    assert!(head.contains("bytes 1073741820-1073741823/1073741824"), "{head}");
+    for range in ["", "Range: bytes=0-1048576\r\n", "Range: bytes=5-4\r\n", "Range: bytes=-5\r\n", "Range: x\r\n"] {
+        let (status, head, bytes) = control.get(data, range);
+        assert_eq!(status, 416, "{range}: {head}");
+        let body: Value = serde_json::from_slice(&bytes).expect("JSON");
+        assert_error((status, body), 416, "range-refused");
+    }
+    for range in ["0-18446744073709551615", "18446744073709551615-18446744073709551615", "99999999999999999999-0"] {
+        let (status, head, _) = control.get(data, &format!("Range: bytes={range}\r\n"));
+        assert!([400, 416].contains(&status), "{range}: {head}");
+    }
+    assert_eq!(control.get("/v1/snapshots/none/data", "Range: bytes=0-1\r\n").0, 404);
+}
+
+#[test]
+fn changes_come_in_pages_and_nonsense_is_refused() {
+    let control = Control::start();
+    let (_, first) = control.ask("GET", "/v1/changes?max=1", "");
+    let next = first["next_offset_bytes"].as_u64().expect("a second page");
+    let (_, second) = control.ask("GET", &format!("/v1/changes?max=1&offset={next}"), "");
+    assert_eq!((&second["extents"][0]["kind"], &second["next_offset_bytes"]), (&json!("not-in-use"), &json!(null)));
+    assert_eq!(control.ask("GET", "/v1/changes?from=%23gone", "").1["from"], "#gone");
+    assert_error(control.ask("GET", "/v1/changes?from=none", ""), 404, "not-found");
+    for query in
+        ["max=0", "max=65537", "max=x", "offset=-1", "novel=1", "from=a%2Fb", "to=%23monday", "from=%23", "to="]
+    {
+        assert_error(control.ask("GET", &format!("/v1/changes?{query}"), ""), 400, "invalid");
+    }
+}
+
+#[test]
+fn a_hold_ends_with_its_connection() {
+    use std::io::Read;
+    let control = Control::start();
+    let mut stream = UnixStream::connect(&control.socket).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    stream.write_all(b"GET /v1/snapshots/monday/hold HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+    let mut said = Vec::new();
+    while !String::from_utf8_lossy(&said).contains("{\"held\":\"monday\"}\n") {
+        let mut piece = [0; 256];
+        let length = stream.read(&mut piece).expect("an answer");
+        assert!(length > 0, "the server went away: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&piece[..length]);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(control.finished.load(Ordering::SeqCst), 0, "held");
+    drop(stream);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while control.finished.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < deadline, "the hold outlived its connection");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_error(control.ask("GET", "/v1/snapshots/none/hold", ""), 404, "not-found");
 }

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 pub mod attach;
+pub mod audit;
 pub mod check;
 pub mod completions;
 pub mod create;
@@ -8,12 +9,17 @@ pub mod delete;
 pub mod destroy;
 pub mod detach;
 pub mod devices;
+pub mod diff;
+pub mod export;
 pub mod expose;
 pub mod features;
 pub mod grow;
+pub mod import;
 pub mod list;
 pub mod man;
+pub mod receive;
 pub mod restore;
+pub mod send;
 pub mod show;
 pub mod snapshot;
 pub mod stat;
@@ -43,6 +49,12 @@ pub fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Check(arguments) => check::run(context, &arguments),
         Verb::Features(_) => features::run(context),
         Verb::Destroy(arguments) => destroy::run(context, &arguments),
+        Verb::Diff(arguments) => diff::run(context, &arguments),
+        Verb::Send(arguments) => send::run(context, &arguments),
+        Verb::Receive(arguments) => receive::run(context, &arguments),
+        Verb::Export(arguments) => export::run(context, &arguments),
+        Verb::Import(arguments) => import::run(context, &arguments),
+        Verb::Audit(arguments) => audit::run(context, &arguments),
         Verb::Version(_) => version::run(context),
         Verb::Man(arguments) => man::run(&arguments),
         Verb::Completions(arguments) => completions::run(&arguments),

@@ -1,6 +1,7 @@
 //! `cairn show`: a volume with its snapshots, or one snapshot.
 
 use crate::arguments::Show;
+use crate::auditing;
 use crate::client::Client;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
@@ -22,8 +23,12 @@ struct Answer {
     volume: Option<VolumeReport>,
     /// Oldest first; null where the store cannot be read.
     snapshots: Option<Vec<SnapshotReport>>,
+    /// Deleted snapshots that have left what changed since, oldest first; null where the store cannot be read.
+    bookmarks: Option<Vec<SnapshotReport>>,
     /// Why the store of a detached volume cannot be read; null where it can.
     store_error: Option<String>,
+    /// What the last audit found; null where there was none.
+    audit: Option<auditing::Report>,
     /// What the supervisor said when it gave up restarting the target; null where it did not.
     gave_up: Option<String>,
 }
@@ -38,32 +43,39 @@ pub fn run(context: &Context, arguments: &Show) -> Outcome {
 fn show_volume(context: &Context, name: &VolumeName) -> Outcome {
     let config = context.config(name)?;
     let client = context.client_of(&config);
-    let (volume, snapshots, store_error) = match ask_target(&client) {
-        Ok((volume, snapshots)) => (Some(volume), Some(snapshots), None),
-        Err(failure) if failure.code == ExitCode::NotAttached => match offline::snapshots(&config.store) {
-            Ok(snapshots) => (None, Some(snapshots), None),
-            Err(failure) => (None, None, Some(failure.message)),
-        },
+    let (volume, list, store_error) = match ask_target(&client) {
+        Ok((volume, list)) => (Some(volume), Some(list), None),
+        Err(failure) if failure.code == ExitCode::NotAttached => {
+            match offline::snapshots(&config.name, &config.store) {
+                Ok(list) => (None, Some(list), None),
+                Err(failure) => (None, None, Some(failure.message)),
+            }
+        }
         Err(failure) => return Err(failure),
     };
     let mark = gave_up_mark(&context.paths.volume(name.as_str())?);
     let gave_up = std::fs::read_to_string(mark).ok().filter(|_| volume.is_none()).map(|text| text.trim().to_owned());
     let name = config.name.clone();
-    let answer = Answer { name, attached: volume.is_some(), config, volume, snapshots, store_error, gave_up };
+    let audit = auditing::last_report(context, &name);
+    let (snapshots, bookmarks) = list.map(|list| (list.snapshots, list.bookmarks)).unzip();
+    let attached = volume.is_some();
+    let answer = Answer { name, attached, config, volume, snapshots, bookmarks, store_error, audit, gave_up };
     context.output.answer(&answer, volume_text)
 }
 
 /// Both or neither: a target may be detached in between.
-fn ask_target(client: &Client) -> Result<(VolumeReport, Vec<SnapshotReport>), Failure> {
+fn ask_target(client: &Client) -> Result<(VolumeReport, SnapshotList), Failure> {
     let volume = client.get("/v1/volume")?;
-    Ok((volume, client.get::<SnapshotList>("/v1/snapshots")?.snapshots))
+    Ok((volume, client.get("/v1/snapshots")?))
 }
 
 fn show_snapshot(context: &Context, path: &SnapshotPath) -> Outcome {
     let config = context.config(&path.volume)?;
     let snapshots = match context.client_of(&config).get::<SnapshotList>("/v1/snapshots") {
         Ok(list) => list.snapshots,
-        Err(failure) if failure.code == ExitCode::NotAttached => offline::snapshots(&config.store)?,
+        Err(failure) if failure.code == ExitCode::NotAttached => {
+            offline::snapshots(&config.name, &config.store)?.snapshots
+        }
         Err(failure) => return Err(failure),
     };
     let found = snapshots.into_iter().find(|snapshot| snapshot.name == path.snapshot);
@@ -87,13 +99,26 @@ fn volume_text(answer: &Answer) -> String {
         Some(volume) => attached_text(volume),
         None => detached_text(answer),
     };
+    if let Some(audit) = &answer.audit {
+        text.push_str(&fields(&[("audit", audit_text(audit))]));
+    }
     let snapshots = answer.snapshots.as_deref().unwrap_or_default();
-    if !snapshots.is_empty() {
-        let rows: Vec<[String; 5]> = snapshots.iter().map(snapshot_row).collect();
+    let bookmarks = answer.bookmarks.as_deref().unwrap_or_default();
+    if !snapshots.is_empty() || !bookmarks.is_empty() {
+        let mut rows: Vec<[String; 5]> = snapshots.iter().map(snapshot_row).collect();
+        rows.extend(bookmarks.iter().map(bookmark_row));
         text.push('\n');
         text.push_str(&table(["SNAPSHOT", "TAKEN", "SIZE", "CONSISTENCY", "STATE"], &rows));
     }
     text
+}
+
+fn audit_text(audit: &auditing::Report) -> String {
+    let compared = format_bytes(audit.compared_bytes);
+    match audit.first_wrong_bytes {
+        None => format!("{}, {compared} compared, deltas left nothing out", audit.at),
+        Some(first) => format!("{}, WRONG: {} extents, the first at {first}", audit.at, audit.wrong_extents),
+    }
 }
 
 fn detached_text(answer: &Answer) -> String {
@@ -142,6 +167,12 @@ fn snapshot_row(snapshot: &SnapshotReport) -> [String; 5] {
         consistency_word(snapshot.consistency).to_owned(),
         snapshot_state(snapshot),
     ]
+}
+
+/// With the mark that tells a bookmark from a snapshot wherever one is named.
+fn bookmark_row(bookmark: &SnapshotReport) -> [String; 5] {
+    let [name, taken, size, consistency, state] = snapshot_row(bookmark);
+    [format!("#{name}"), taken, size, consistency, format!("bookmark, {state}")]
 }
 
 fn snapshot_text(path: &SnapshotPath, snapshot: &SnapshotReport) -> String {

@@ -5,6 +5,7 @@
 pub mod attached;
 #[path = "../../../ublk-target/tests/common/client.rs"]
 pub mod nbd;
+pub mod streams;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;

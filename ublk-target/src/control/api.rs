@@ -13,6 +13,12 @@ use serde::{Deserialize, Serialize};
 pub const API_VERSION: u32 = 1;
 /// Largest request body taken.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// The most extents in one page of changes.
+pub const CHANGES_MAX: usize = 65_536;
+/// Extents in a page of changes where the request does not say.
+pub const CHANGES_DEFAULT: usize = 4096;
+/// The most bytes of a snapshot in one answer.
+pub const DATA_BYTES_MAX: u64 = 1 << 20;
 /// The longest a filesystem may be kept frozen for a snapshot.
 pub const FREEZE_TIMEOUT_MS_MAX: u64 = 60_000;
 
@@ -91,6 +97,10 @@ pub struct RestoreProgress {
 pub struct VolumeReport {
     /// Name of the volume.
     pub name: String,
+    /// Identity of the volume, for ever: what deltas of it carry as their lineage.
+    pub volume_id: String,
+    /// Identity of its store.
+    pub store_id: String,
     /// Its size as the frontend shows it.
     pub size_bytes: u64,
     /// The disk under it.
@@ -107,6 +117,8 @@ pub struct VolumeReport {
     pub device: Option<String>,
     /// URI of the NBD export of the volume; null where NBD is not served.
     pub nbd_uri: Option<String>,
+    /// How many NBD clients have the volume itself open.
+    pub clients: u64,
     /// How many snapshots it has.
     pub snapshots: u64,
     /// A restore under way.
@@ -205,6 +217,52 @@ pub struct SnapshotList {
     pub volume: String,
     /// Oldest first.
     pub snapshots: Vec<SnapshotReport>,
+    /// Deleted snapshots that have left what changed since; oldest first.
+    #[serde(default)]
+    pub bookmarks: Vec<SnapshotReport>,
+}
+
+/// What became of a range of bytes between two points in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// In use, and possibly different.
+    Data,
+    /// Not in use any more; reads as zeroes.
+    NotInUse,
+}
+
+/// A range of bytes that is not what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentReport {
+    /// Where it begins.
+    pub offset_bytes: u64,
+    /// How long it is.
+    pub length_bytes: u64,
+    /// What became of it.
+    pub kind: ChangeKind,
+}
+
+/// GET /v1/changes: a page of what changed, ascending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesPage {
+    /// The older point: a snapshot, or `#` and the name of a bookmark. Null: everything in use is listed.
+    pub from: Option<String>,
+    /// The younger point, a snapshot. Null: the volume as it is now.
+    pub to: Option<String>,
+    /// Size of the volume at the younger point.
+    pub size_bytes: u64,
+    /// Ascending, not touching where the kind is the same.
+    pub extents: Vec<ExtentReport>,
+    /// Where the next page begins; null where there is none.
+    pub next_offset_bytes: Option<u64>,
+}
+
+/// The first line of the answer to GET /v1/snapshots/{name}/hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldReport {
+    /// The snapshot that is kept for as long as the connection stands.
+    pub held: String,
 }
 
 /// POST /v1/snapshots; the answer is a [`SnapshotReport`].
@@ -227,6 +285,9 @@ pub struct SnapshotRequest {
 pub struct DeleteReport {
     /// The snapshot that is gone. Its space is returned in the background.
     pub deleted: String,
+    /// It has left a bookmark of its name.
+    #[serde(default)]
+    pub bookmark: bool,
 }
 
 /// POST /v1/snapshots/{name}/expose; the answer is an [`ExposeReport`].

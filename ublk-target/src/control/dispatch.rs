@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - At most [`COMMANDS_MAX`] commands run, and as many wait; clients beyond that wait to be heard.
+//! - At most [`READS_MAX`] of them read snapshots: whoever copies a disk out never keeps a snapshot from being taken.
 //! - A command that was started is run to completion, even if whoever sent it has gone.
 
 use crate::stop::Stop;
@@ -15,6 +16,8 @@ use tokio::task::spawn_local;
 
 /// Commands that run side by side.
 const COMMANDS_MAX: u32 = 16;
+/// Those of them that read snapshots or look for changes.
+const READS_MAX: usize = 8;
 
 /// Travels to the handler's thread and becomes a future there.
 type Command<H> = Box<dyn FnOnce(Rc<H>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -22,6 +25,7 @@ type Command<H> = Box<dyn FnOnce(Rc<H>) -> Pin<Box<dyn Future<Output = ()>>> + S
 /// The sending end.
 pub(super) struct Dispatcher<H> {
     commands: mpsc::Sender<Command<H>>,
+    reads: Arc<Semaphore>,
 }
 
 /// The end on the handler's thread.
@@ -32,12 +36,13 @@ pub(super) struct Inbox<H> {
 /// Both ends.
 pub(super) fn dispatcher<H>() -> (Dispatcher<H>, Inbox<H>) {
     let (sender, receiver) = mpsc::channel(COMMANDS_MAX as usize);
-    (Dispatcher { commands: sender }, Inbox { commands: receiver })
+    let reads = Arc::new(Semaphore::new(READS_MAX));
+    (Dispatcher { commands: sender, reads }, Inbox { commands: receiver })
 }
 
 impl<H> Clone for Dispatcher<H> {
     fn clone(&self) -> Dispatcher<H> {
-        Dispatcher { commands: self.commands.clone() }
+        Dispatcher { commands: self.commands.clone(), reads: self.reads.clone() }
     }
 }
 
@@ -62,6 +67,17 @@ impl<H: 'static> Dispatcher<H> {
         });
         self.commands.send(command).await.map_err(|_| closed())?;
         receiver.await.map_err(|_| closed())?
+    }
+
+    /// The same for what reads much: only so many run side by side, and the others wait without keeping commands out.
+    pub async fn read<T, Action, Running>(&self, action: Action) -> Result<T>
+    where
+        T: Send + 'static,
+        Action: FnOnce(Rc<H>) -> Running + Send + 'static,
+        Running: Future<Output = Result<T>> + 'static,
+    {
+        let _place = self.reads.acquire().await.expect("the semaphore is never closed");
+        self.call(action).await
     }
 }
 

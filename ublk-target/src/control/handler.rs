@@ -7,15 +7,50 @@
 #![allow(async_fn_in_trait)]
 
 use super::api::{
-    CheckReport, Consistency, DetachReport, ExposeReport, GrowReport, GrowRequest, RestoreReport, SnapshotList,
-    SnapshotReport, StatsReport, VolumeReport,
+    ChangesPage, CheckReport, Consistency, DetachReport, ExposeReport, GrowReport, GrowRequest, RestoreReport,
+    SnapshotList, SnapshotReport, StatsReport, VolumeReport,
 };
+use cairn_engine::disk::AlignedBuffer;
 use cairn_engine::error::Result;
 use cairn_engine::snapshot::SnapshotName;
 use std::time::Duration;
 
+/// What GET /v1/changes asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangesQuery {
+    /// The older point; none: everything in use at the younger one.
+    pub from: Option<OlderPoint>,
+    /// The younger point; none: the volume as it is now.
+    pub to: Option<SnapshotName>,
+    /// Changes in front of it are left out.
+    pub offset_bytes: u64,
+    /// The most extents to give.
+    pub max: usize,
+}
+
+/// The older of two points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OlderPoint {
+    /// A snapshot.
+    Snapshot(SnapshotName),
+    /// A deleted snapshot that has left its map.
+    Bookmark(SnapshotName),
+}
+
+impl std::fmt::Display for OlderPoint {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OlderPoint::Snapshot(name) => write!(formatter, "{name}"),
+            OlderPoint::Bookmark(name) => write!(formatter, "#{name}"),
+        }
+    }
+}
+
 /// One method for each endpoint; docs/CONTROL.md says what each does.
 pub trait ControlHandler {
+    /// Keeps a snapshot while it exists.
+    type Hold: Send + 'static;
+
     /// GET /v1/volume
     async fn volume(&self) -> Result<VolumeReport>;
     /// GET /v1/snapshots
@@ -27,8 +62,15 @@ pub trait ControlHandler {
         consistency: Consistency,
         limit: Option<Duration>,
     ) -> Result<SnapshotReport>;
-    /// DELETE /v1/snapshots/{name}
-    async fn delete(&self, name: SnapshotName) -> Result<()>;
+    /// DELETE /v1/snapshots/{name}, of a snapshot or a bookmark. `keep_bookmark`: it leaves what changed since.
+    async fn delete(&self, name: SnapshotName, keep_bookmark: bool) -> Result<()>;
+    /// GET /v1/changes
+    async fn changes(&self, query: ChangesQuery) -> Result<ChangesPage>;
+    /// GET /v1/snapshots/{name}/data; at most [`super::api::DATA_BYTES_MAX`]. The range is cut off at the snapshot's
+    /// end; the answer has the snapshot's size with it. A range that begins there or later is `Invalid`.
+    async fn data(&self, name: SnapshotName, offset_bytes: u64, length_bytes: u64) -> Result<(AlignedBuffer, u64)>;
+    /// GET /v1/snapshots/{name}/hold
+    async fn hold(&self, name: SnapshotName) -> Result<Self::Hold>;
     /// POST /v1/snapshots/{name}/expose
     async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport>;
     /// DELETE /v1/snapshots/{name}/expose

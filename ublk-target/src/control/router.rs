@@ -8,13 +8,14 @@ use super::api::{
     CheckRequest, DeleteReport, ErrorDetail, ErrorReport, ExposeRequest, GrowRequest, RestoreRequest, SnapshotRequest,
     UnexposeReport, VersionReport, API_VERSION, BODY_BYTES_MAX, FREEZE_TIMEOUT_MS_MAX,
 };
+use super::deltas;
 use super::dispatch::Dispatcher;
 use super::error::status;
 use super::handler::ControlHandler;
 use super::server::REQUEST_TIMEOUT;
 use axum::body::Bytes;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -22,7 +23,7 @@ use axum::{Json, Router};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::snapshot::SnapshotName;
 use serde::de::DeserializeOwned;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What is wrong with the request, in the words of the HTTP layer.
@@ -31,20 +32,27 @@ const METHOD_NOT_ALLOWED: &str = "method-not-allowed";
 const BODY_REFUSED: &str = "body-refused";
 
 /// What an endpoint answers.
-type Answer<T> = std::result::Result<Json<T>, Failure>;
+pub(super) type Answer<T> = std::result::Result<Json<T>, Failure>;
 /// A body as it arrived, or why it did not.
 struct Body(std::result::Result<Bytes, Failure>);
 /// A name out of the path, or why there is none.
-type Name = std::result::Result<Path<String>, PathRejection>;
+pub(super) type Name = std::result::Result<Path<String>, PathRejection>;
+
+/// What a snapshot leaves that is deleted.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keep {
+    keep: Option<String>,
+}
 
 /// Anything but a success.
-struct Failure {
+pub(super) struct Failure {
     status: StatusCode,
     report: ErrorReport,
 }
 
 impl Failure {
-    fn new(status: StatusCode, kind: &str, message: impl Into<String>, errno: i32) -> Failure {
+    pub(super) fn new(status: StatusCode, kind: &str, message: impl Into<String>, errno: i32) -> Failure {
         let error = ErrorDetail { kind: kind.to_owned(), message: message.into(), errno };
         Failure { status, report: ErrorReport { error } }
     }
@@ -69,6 +77,9 @@ pub(super) fn router<H: ControlHandler + 'static>(dispatcher: Dispatcher<H>) -> 
         .route("/v1/volume", get(volume::<H>))
         .route("/v1/snapshots", get(snapshots::<H>).post(snapshot::<H>))
         .route("/v1/snapshots/{name}", delete(delete_snapshot::<H>))
+        .route("/v1/changes", get(deltas::changes::<H>))
+        .route("/v1/snapshots/{name}/data", get(deltas::data::<H>))
+        .route("/v1/snapshots/{name}/hold", get(deltas::hold::<H>))
         .route("/v1/snapshots/{name}/expose", post(expose::<H>).delete(unexpose::<H>))
         .route("/v1/restore", post(restore::<H>))
         .route("/v1/grow", post(grow::<H>))
@@ -91,7 +102,7 @@ async fn method_not_allowed() -> Failure {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, METHOD_NOT_ALLOWED, message, ErrorKind::Invalid.errno())
 }
 
-fn invalid(message: impl Into<String>) -> Error {
+pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Invalid, "control", "request").saying(message)
 }
 
@@ -124,12 +135,12 @@ fn parse_or_default<T: DeserializeOwned + Default>(body: Body) -> std::result::R
     parse(Body(Ok(bytes)))
 }
 
-fn snapshot_name(name: Name) -> Result<SnapshotName> {
+pub(super) fn snapshot_name(name: Name) -> Result<SnapshotName> {
     let Path(name) = name.map_err(|rejection| invalid(rejection.body_text()))?;
     SnapshotName::new(&name)
 }
 
-fn json<T: Serialize>(result: Result<T>) -> Answer<T> {
+pub(super) fn json<T: Serialize>(result: Result<T>) -> Answer<T> {
     Ok(Json(result?))
 }
 
@@ -170,11 +181,18 @@ async fn snapshot<H: ControlHandler + 'static>(
 async fn delete_snapshot<H: ControlHandler + 'static>(
     State(target): State<Dispatcher<H>>,
     name: Name,
+    keep: std::result::Result<Query<Keep>, QueryRejection>,
 ) -> Answer<DeleteReport> {
     let name = snapshot_name(name)?;
     let deleted = name.to_string();
-    target.call(move |handler| async move { handler.delete(name).await }).await?;
-    Ok(Json(DeleteReport { deleted }))
+    let Query(Keep { keep }) = keep.map_err(|rejection| invalid(rejection.body_text()))?;
+    let bookmark = match keep.as_deref() {
+        None => false,
+        Some("bookmark") => true,
+        Some(_) => return Err(invalid("keep may be `bookmark`").into()),
+    };
+    target.call(move |handler| async move { handler.delete(name, bookmark).await }).await?;
+    Ok(Json(DeleteReport { deleted, bookmark }))
 }
 
 async fn expose<H: ControlHandler + 'static>(

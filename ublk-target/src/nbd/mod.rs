@@ -23,7 +23,7 @@ mod wire;
 pub use context::{status, Context, Extent, Extents, Subject};
 pub use export::{Export, ExportSource};
 pub use server::{serve, serve_stream, unix_uri, ListenOptions, Listeners, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
-pub use sessions::{Reservation, Sessions};
+pub use sessions::{Reservation, Session, Sessions};
 pub use tls::TlsCredentials;
 pub use volume_export::{NamedExport, SnapshotExport, VolumeExport, VolumeSource};
 

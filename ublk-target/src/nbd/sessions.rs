@@ -25,7 +25,7 @@ pub struct Sessions {
 }
 
 /// One client's presence, until it is dropped.
-pub(super) struct Session {
+pub struct Session {
     sessions: Sessions,
     name: String,
 }
@@ -64,7 +64,7 @@ impl Sessions {
     }
 
     /// Counts one more client. Fails with `Busy` where the name is reserved.
-    pub(super) fn enter(&self, name: &str) -> Result<Session> {
+    pub fn enter(&self, name: &str) -> Result<Session> {
         match self.lock().entry(name.to_owned()).or_insert(Use::Open { clients: 0 }) {
             Use::Open { clients } => *clients += 1,
             Use::Reserved => {

@@ -24,7 +24,7 @@ impl Worker {
         self.wait_for_leaving_clients(|worker| worker.sessions.total() == 0).await;
         let clients = self.sessions.total();
         if clients > 0 {
-            return Err(self.busy(&format!("{clients} NBD clients are connected; disconnect them first")));
+            return Err(self.busy(&format!("{clients} NBD clients or copies under way keep it; let them end first")));
         }
         self.off_thread(|devices| devices.stop_all()).await?;
         let _still = self.background.lock().await;

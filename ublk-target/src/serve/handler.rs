@@ -4,19 +4,21 @@
 //! - A cut is abandoned at its deadline; production never waits longer for it.
 //! - What an answer says of a snapshot's device is what the kernel has.
 
+use super::deltas::Hold;
 use super::worker::Worker;
 use crate::control::api::{
-    CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend, GrowReport,
-    GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport, StatsReport,
-    StoreReport, VolumeReport, VolumeState,
+    ChangesPage, CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend,
+    GrowReport, GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport,
+    StatsReport, StoreReport, VolumeReport, VolumeState,
 };
 use crate::control::timestamp::Timestamp;
-use crate::control::ControlHandler;
+use crate::control::{ChangesQuery, ControlHandler};
 use crate::device::DeviceKind;
 use crate::nbd::unix_uri;
 use crate::process::now_unix_ms;
 use crate::run_state::Exposed;
 use cairn_engine::deadline::Deadline;
+use cairn_engine::disk::AlignedBuffer;
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::snapshot::{self, Snapshot, SnapshotName, SnapshotOptions};
 use cairn_engine::units::BLOCK_BYTES;
@@ -46,7 +48,7 @@ impl Worker {
     }
 
     /// What people and NBD clients call a snapshot.
-    fn export_name(&self, snapshot: impl std::fmt::Display) -> String {
+    pub(super) fn export_name(&self, snapshot: impl std::fmt::Display) -> String {
         format!("{}@{snapshot}", self.config.name)
     }
 
@@ -66,7 +68,7 @@ impl Worker {
             .saying(format!("{name} is exposed; `cairn unexpose {name}` first")))
     }
 
-    async fn snapshot_named(&self, name: &SnapshotName) -> Result<Snapshot> {
+    pub(super) async fn snapshot_named(&self, name: &SnapshotName) -> Result<Snapshot> {
         let snapshots = self.volume.snapshots().await;
         snapshots.into_iter().find(|snapshot| snapshot.name == *name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "find the snapshot", format!("{}@{name}", self.config.name))
@@ -121,6 +123,8 @@ async fn with_limit<T>(limit: Duration, deadline: Deadline, cut: impl Future<Out
 }
 
 impl ControlHandler for Worker {
+    type Hold = Hold;
+
     async fn volume(&self) -> Result<VolumeReport> {
         let stats = self.volume.stats().await;
         let snapshots = self.volume.snapshots().await;
@@ -140,6 +144,8 @@ impl ControlHandler for Worker {
         let origin = &self.devices.origin;
         Ok(VolumeReport {
             name: self.config.name.clone(),
+            volume_id: self.identity.volume_id.to_string(),
+            store_id: self.identity.store_id.to_string(),
             size_bytes: self.volume.size_bytes(),
             origin: OriginReport {
                 path: origin.path().display().to_string(),
@@ -157,6 +163,7 @@ impl ControlHandler for Worker {
             frontend: if self.by_ublk { Frontend::Ublk } else { Frontend::Nbd },
             device: self.by_ublk.then(|| self.paths.device_link().display().to_string()),
             nbd_uri: (!self.by_ublk).then(|| unix_uri(&self.paths.nbd_socket(), &self.config.name)),
+            clients: u64::from(self.sessions.count(&self.config.name)),
             snapshots: snapshots.len() as u64,
             restore: self.restore_report().await,
             process_id: std::process::id(),
@@ -169,6 +176,7 @@ impl ControlHandler for Worker {
         Ok(SnapshotList {
             volume: self.config.name.clone(),
             snapshots: snapshots.iter().map(|snapshot| self.snapshot_report(snapshot)).collect(),
+            bookmarks: self.volume.bookmarks().await.iter().map(|one| self.snapshot_report(one)).collect(),
         })
     }
 
@@ -192,14 +200,29 @@ impl ControlHandler for Worker {
         Ok(self.snapshot_report(&snapshot))
     }
 
-    async fn delete(&self, name: SnapshotName) -> Result<()> {
+    async fn delete(&self, name: SnapshotName, keep_bookmark: bool) -> Result<()> {
         let _alone = self.administration.lock().await;
         if self.block_devices.exposure(name.as_str()).is_some() {
             let path = self.export_name(&name);
             let message = format!("it is exposed; `cairn unexpose {path}` first");
             return Err(Error::new(ErrorKind::Busy, "delete", path).saying(message));
         }
-        self.volume.delete(&self.disks, &name).await
+        match keep_bookmark {
+            true => self.volume.bookmark(&self.disks, &name).await.map(|_| ()),
+            false => self.volume.delete(&self.disks, &name).await,
+        }
+    }
+
+    async fn changes(&self, query: ChangesQuery) -> Result<ChangesPage> {
+        self.changes_page(query).await
+    }
+
+    async fn data(&self, name: SnapshotName, offset_bytes: u64, length_bytes: u64) -> Result<(AlignedBuffer, u64)> {
+        self.snapshot_data(&name, offset_bytes, length_bytes).await
+    }
+
+    async fn hold(&self, name: SnapshotName) -> Result<Hold> {
+        self.hold_snapshot(&name).await
     }
 
     async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport> {

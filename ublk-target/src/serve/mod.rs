@@ -8,6 +8,7 @@
 //! - The process ends without unwinding what is in flight: cleanly closed, or killed and recovered by a successor.
 
 mod block_devices;
+mod deltas;
 mod detach;
 mod exports;
 mod handler;
@@ -103,7 +104,7 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         None => config.queue_count(),
     };
     let lanes = LANES_BEFORE_QUEUES + if by_ublk { queues } else { 0 };
-    let (volume, disks) =
+    let (volume, disks, identity) =
         open_volume(config, &options.paths, &volume_paths, &devices, &ring, lanes, options.accept).await?;
     tracing::info!(volume = config.name, size_bytes = volume.size_bytes(), "the volume is open");
 
@@ -142,6 +143,7 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         volume,
         disks,
         devices,
+        identity,
         block_devices,
         stats,
         by_ublk,

@@ -17,6 +17,7 @@ use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::volume::{Accept, Limits, OpenOptions, Volume};
 use std::rc::Rc;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// How long a successor waits until the kernel has let go of what a killed worker had in flight.
 const SUCCESSOR_WAIT_MS: u64 = 60_000;
@@ -29,6 +30,15 @@ pub type ServedDisk<R> = UringDisk<R>;
 /// What the engine gets of a device: one whose calls may end this process.
 #[cfg(feature = "crash-at")]
 pub type ServedDisk<R> = crate::crash_at::CrashAtDisk<UringDisk<R>>;
+
+/// Who a store says it is, for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreIdentity {
+    /// The store.
+    pub store_id: Uuid,
+    /// The volume it was made for.
+    pub volume_id: Uuid,
+}
 
 /// The two open devices of a volume; every thread makes its own disks over them.
 #[derive(Clone, Debug)]
@@ -82,9 +92,9 @@ pub async fn open_volume(
     ring: &OwnRing,
     lanes: u16,
     accept: Accept,
-) -> Result<(Arc<Volume>, Rc<Disks<ServedDisk<OwnRing>>>)> {
+) -> Result<(Arc<Volume>, Rc<Disks<ServedDisk<OwnRing>>>, StoreIdentity)> {
     let disks = devices.disks(ring.clone());
-    refuse_other_store(config, &disks).await?;
+    let identity = identify(config, &disks).await?;
     let mark = BrokenMark::new(volume_paths);
     let options = OpenOptions {
         host_id: host_id(paths)?,
@@ -101,19 +111,20 @@ pub async fn open_volume(
     if had_mark {
         mark.clear();
     }
-    Ok((volume, disks))
+    Ok((volume, disks, identity))
 }
 
 /// The store a volume was configured with may have been replaced by another volume's.
-async fn refuse_other_store(config: &VolumeConfig, disks: &Disks<ServedDisk<OwnRing>>) -> Result<()> {
-    let Some(expected) = &config.store_id else { return Ok(()) };
+async fn identify(config: &VolumeConfig, disks: &Disks<ServedDisk<OwnRing>>) -> Result<StoreIdentity> {
     let info = cairn_engine::volume::inspect(&disks.store).await.map_err(|error| with_devices(error, config))?;
-    let found = uuid::Uuid::from_bytes(info.superblock.store_id).to_string();
-    if found.eq_ignore_ascii_case(expected) || found.replace('-', "").eq_ignore_ascii_case(expected) {
-        return Ok(());
+    let store_id = Uuid::from_bytes(info.superblock.store_id);
+    let identity = StoreIdentity { store_id, volume_id: Uuid::from_bytes(info.superblock.volume_id) };
+    let expected = config.store_id.as_deref().unwrap_or_default();
+    if config.store_id.is_none() || expected.parse() == Ok(store_id) {
+        return Ok(identity);
     }
     Err(Error::new(ErrorKind::WrongOrigin, "attach", config.store.display().to_string()).saying(format!(
-        "this store is {found}, volume {} was created with {expected}; connect the right one",
+        "this store is {store_id}, volume {} was created with {expected}; connect the right one",
         config.name
     )))
 }

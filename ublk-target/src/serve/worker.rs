@@ -5,7 +5,7 @@
 //! - What changes devices or ends the attachment runs one at a time.
 
 use super::block_devices::BlockDevices;
-use super::open::{Devices, ServedDisk};
+use super::open::{Devices, ServedDisk, StoreIdentity};
 use crate::config::VolumeConfig;
 use crate::control;
 use crate::nbd::Sessions;
@@ -33,6 +33,7 @@ pub(super) struct Worker {
     pub disks: Rc<Disks<ServedDisk<OwnRing>>>,
     pub lane: Rc<Lane<ServedDisk<OwnRing>>>,
     pub devices: Devices,
+    pub identity: StoreIdentity,
     pub block_devices: Arc<BlockDevices>,
     pub stats: Arc<Stats>,
     pub by_ublk: bool,

@@ -1,10 +1,11 @@
 //! A control socket in front of a handler that answers from memory, and a plain HTTP client.
 
 use super::runs_locally;
+use cairn_engine::disk::{aligned_buffer, AlignedBuffer};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::snapshot::SnapshotName;
 use cairn_target::control::api::*;
-use cairn_target::control::{serve, ControlHandler};
+use cairn_target::control::{serve, ChangesQuery, ControlHandler, OlderPoint};
 use cairn_target::stop::{stop_switch, StopSwitch};
 use cairn_target::unix_socket::PrivateListener;
 use serde_json::Value;
@@ -24,6 +25,15 @@ pub struct Memory {
     snapshots: RefCell<Vec<SnapshotReport>>,
     stop: Rc<StopSwitch>,
     finished: Arc<AtomicUsize>,
+}
+
+/// Counts as a command that came to its end when it is let go.
+pub struct MemoryHold(Arc<AtomicUsize>);
+
+impl Drop for MemoryHold {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 fn report(name: &str, epoch: u64, consistency: Consistency) -> SnapshotReport {
@@ -58,9 +68,13 @@ impl Memory {
 }
 
 impl ControlHandler for Memory {
+    type Hold = MemoryHold;
+
     async fn volume(&self) -> Result<VolumeReport> {
         Ok(VolumeReport {
             name: "vol".to_owned(),
+            volume_id: "5f0c7d0e-6a55-4b43-9d5c-2f3f3f1f6a01".to_owned(),
+            store_id: "0b0e4a62-92a5-4c0b-8f0a-6d9f0f8f7b02".to_owned(),
             size_bytes: 1 << 30,
             origin: OriginReport { path: "/dev/vdb".to_owned(), size_bytes: 1 << 30, sector_bytes: 512 },
             store: StoreReport {
@@ -74,6 +88,7 @@ impl ControlHandler for Memory {
             frontend: Frontend::Ublk,
             device: Some("/dev/cairn/vol".to_owned()),
             nbd_uri: Some("nbd+unix:///vol?socket=/run/cairn/vol/nbd.sock".to_owned()),
+            clients: 0,
             snapshots: self.snapshots.borrow().len() as u64,
             restore: None,
             process_id: 4711,
@@ -82,7 +97,8 @@ impl ControlHandler for Memory {
     }
 
     async fn snapshots(&self) -> Result<SnapshotList> {
-        Ok(SnapshotList { volume: "vol".to_owned(), snapshots: self.snapshots.borrow().clone() })
+        let snapshots = self.snapshots.borrow().clone();
+        Ok(SnapshotList { volume: "vol".to_owned(), snapshots, bookmarks: Vec::new() })
     }
 
     async fn snapshot(
@@ -106,7 +122,7 @@ impl ControlHandler for Memory {
         Ok(taken)
     }
 
-    async fn delete(&self, name: SnapshotName) -> Result<()> {
+    async fn delete(&self, name: SnapshotName, _keep_bookmark: bool) -> Result<()> {
         self.find(&name, |snapshot| match &snapshot.exposed {
             Some(_) => Err(Error::new(ErrorKind::Busy, "delete", format!("vol@{name}"))
                 .saying("it is exposed; `cairn unexpose` it first")),
@@ -114,6 +130,39 @@ impl ControlHandler for Memory {
         })?;
         self.snapshots.borrow_mut().retain(|snapshot| snapshot.name != name.as_str());
         Ok(())
+    }
+
+    async fn changes(&self, query: ChangesQuery) -> Result<ChangesPage> {
+        if let Some(OlderPoint::Snapshot(name)) = &query.from {
+            self.find(name, |_| Ok(()))?;
+        }
+        if let Some(name) = &query.to {
+            self.find(name, |_| Ok(()))?;
+        }
+        let extent = |offset_bytes, kind| ExtentReport { offset_bytes, length_bytes: 4096, kind };
+        let all = [extent(8192, ChangeKind::Data), extent(1 << 20, ChangeKind::NotInUse)];
+        let behind: Vec<ExtentReport> =
+            all.into_iter().filter(|extent| extent.offset_bytes >= query.offset_bytes).collect();
+        let extents: Vec<ExtentReport> = behind.iter().take(query.max).copied().collect();
+        let next_offset_bytes = extents.last().filter(|_| extents.len() < behind.len());
+        let next_offset_bytes = next_offset_bytes.map(|last| last.offset_bytes + last.length_bytes);
+        let (from, to) = (query.from.map(|from| from.to_string()), query.to.map(|to| to.to_string()));
+        Ok(ChangesPage { from, to, size_bytes: 1 << 30, extents, next_offset_bytes })
+    }
+
+    async fn data(&self, name: SnapshotName, offset_bytes: u64, length_bytes: u64) -> Result<(AlignedBuffer, u64)> {
+        self.find(&name, |_| Ok(()))?;
+        if offset_bytes >= 1 << 30 {
+            return Err(Error::new(ErrorKind::Invalid, "read", format!("vol@{name}")).saying("it ends before that"));
+        }
+        let mut content = aligned_buffer(length_bytes.min((1 << 30) - offset_bytes) as usize);
+        content.iter_mut().zip(offset_bytes..).for_each(|(byte, index)| *byte = index as u8);
+        Ok((content, 1 << 30))
+    }
+
+    async fn hold(&self, name: SnapshotName) -> Result<MemoryHold> {
+        self.find(&name, |_| Ok(()))?;
+        Ok(MemoryHold(self.finished.clone()))
     }
 
     async fn expose(&self, name: SnapshotName, scratch: bool) -> Result<ExposeReport> {
@@ -211,6 +260,20 @@ impl Control {
     /// Sends a request; status and JSON of the answer.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         self.ask_bytes(method, path, body.as_bytes())
+    }
+
+    /// A GET with more header lines: the answer's status, head and bytes.
+    pub fn get(&self, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
+        let mut stream = UnixStream::connect(&self.socket).expect("connects");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8(answer[..end].to_vec()).expect("text").to_ascii_lowercase();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, head, answer[end + 4..].to_vec())
     }
 
     pub fn ask_bytes(&self, method: &str, path: &str, body: &[u8]) -> (u16, Value) {

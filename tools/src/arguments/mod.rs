@@ -4,8 +4,13 @@
 //! - Help, man pages, completions and the parser come from these types alone.
 //! - Names are checked while parsing, so that no verb ever sees an illegal one.
 
+mod deltas;
+
+pub use deltas::{Audit, Diff, DiffFormat, Export, ExportFormat, Import, ImportFormat, Receive, Send};
+
 use crate::names::{SnapshotPath, Target, VolumeName};
 use crate::output::bytes::{parse_bytes, parse_granule_blocks, parse_segment_bytes};
+use crate::points::Point;
 use cairn_target::control::api::FREEZE_TIMEOUT_MS_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -23,8 +28,8 @@ Exit codes:
   7   timed out; nothing was changed
   8   damaged: `check` found something wrong, or what was asked for is broken
   9   refused: not agreed to, or not safe without a flag that the message names
-  10  base missing: the older snapshot that was named is not kept any more
-  11  target modified: the disk was written behind Cairn's back
+  10  base missing: the older snapshot that was named is not kept any more, or the target is no copy of it
+  11  target modified: the disk was written behind Cairn's back, or a copy since it was received
   12  store full
   13  locked: something depends on the snapshot
 
@@ -88,7 +93,7 @@ pub enum Verb {
     Unexpose(Unexpose),
     /// Take the volume back to a snapshot; the state before is kept as a snapshot
     Restore(Restore),
-    /// Delete a snapshot
+    /// Delete a snapshot or a bookmark
     Delete(Delete),
     /// Follow an origin or a store that has grown
     Grow(Grow),
@@ -100,6 +105,18 @@ pub enum Verb {
     Features(Features),
     /// Forget a volume and erase its store's signature; the origin is never touched
     Destroy(Destroy),
+    /// List what changed between two points in the life of a volume
+    Diff(Diff),
+    /// Write what changed, or all of a snapshot, as a stream to standard output
+    Send(Send),
+    /// Apply a stream from standard input to a volume, a disk or a file
+    Receive(Receive),
+    /// Write a snapshot, or what changed, into a file that other programs read
+    Export(Export),
+    /// Apply a file that holds a delta, or a raw image, to a volume, a disk or a file
+    Import(Import),
+    /// Prove by content that the deltas of a volume leave nothing out
+    Audit(Audit),
     /// Show versions
     Version(Version),
     /// Write the manual pages into a directory
@@ -280,9 +297,12 @@ pub struct Restore {
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
 pub struct Delete {
-    /// The snapshot
-    #[arg(value_name = "VOL@SNAP")]
-    pub snapshot: SnapshotPath,
+    /// The snapshot, or a bookmark
+    #[arg(value_name = "VOL@SNAP|VOL#BOOKMARK")]
+    pub snapshot: Point,
+    /// Leave a bookmark: what changed since the snapshot stays known, what it held does not
+    #[arg(long)]
+    pub keep_bookmark: bool,
     /// Whether to wait for a restore.
     #[command(flatten)]
     pub wait: Wait,
