@@ -37,6 +37,10 @@ fn saved(rig: &Rig) -> u64 {
     block_on(rig.volume.stats()).blocks_saved
 }
 
+fn segments() -> Range<u64> {
+    Geometry::plan(STORE_BYTES, SEGMENT_BYTES).expect("it fits").segments_base_bytes..STORE_BYTES
+}
+
 /// A snapshot taken now shows what was written.
 fn is_kept(rig: &Rig, block: u64, value: u8) {
     rig.snapshot("now").expect("no fault");
@@ -119,4 +123,22 @@ fn after_a_growth_nothing_is_saved_that_was_not_needed_before() {
     assert_eq!(saved(&rig), 10, "no snapshot has any of it, but what was saved");
     write(&rig, 510..511, 2);
     assert_eq!(saved(&rig), 11);
+}
+
+#[test]
+fn maps_of_broken_snapshots_give_their_room_back() {
+    let rig = rig(1, 64 << 20);
+    let free = || block_on(rig.volume.stats()).segments_free;
+    for round in 0..100 {
+        discard(&rig, 100 + 20 * round..110 + 20 * round);
+        rig.snapshot(&format!("s{round}")).expect("no fault");
+    }
+    rig.work().expect("no fault");
+    let before = free();
+    rig.disks.store.inject(Fault::persistent(FaultTarget::Write, 0).within(segments()));
+    write(&rig, 10_000..10_001, 1);
+    rig.disks.store.clear_faults();
+    assert!(rig.snapshot_reason("s99").is_some(), "the store failed");
+    rig.work().expect("the store works again");
+    assert!(free() >= before + 99, "{} segments were free, now {}", before, free());
 }
