@@ -98,11 +98,10 @@ fn items_from_which_nothing_could_go_on_are_refused() {
 fn runs_whose_epochs_overlap_are_refused() {
     let segment =
         |run, first| Item::Segments { first, count: 1, state: SegmentState::Run { run, ordinal: 0 }, incarnation: 1 };
-    let all = |second: Item| [facts(5), snapshot(2, "a"), run(1, 2, 4, 9), segment(1, 0), second, segment(2, 1)];
-    for second in [run(2, 3, 5, 9), run(2, 5, 9, 9)] {
-        let error = attach(store(&all(second)).0).err().expect("refused");
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
-    }
+    let second = run(2, 3, 5, 9);
+    let all = [facts(5), snapshot(2, "a"), run(1, 2, 4, 9), segment(1, 0), second, segment(2, 1)];
+    let error = attach(store(&all).0).err().expect("refused");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
 }
 
 #[test]
@@ -121,7 +120,7 @@ fn a_record_of_a_block_that_no_volume_has_does_not_count() {
             store: [1; 16],
             segment: 0,
             incarnation: 1,
-            entries: vec![RecordEntry { block, checksum: checksum::image(&image), unreadable: false }],
+            entries: vec![RecordEntry { block, checksum: checksum::image(&image), unreadable: false, is_mark: false }],
         };
         let (at, mut bytes) = (geometry.segment_offset_bytes(0), aligned_buffer(BLOCK_BYTES));
         header.encode(at, &mut bytes);

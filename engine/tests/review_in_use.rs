@@ -1,9 +1,11 @@
 //! In-use maps that said less was in use than there was, or that cost more than they had to: found by a reviewer.
 
+use cairn_engine::deadline::Deadline;
+use cairn_engine::disk::Disks;
 use cairn_engine::format::geometry::Geometry;
-use cairn_engine::sim::rig::Rig;
+use cairn_engine::sim::rig::{open_options, snapshot_name, snapshot_options, Rig, StateDirectory};
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, SimDiskOptions};
-use cairn_engine::volume::Limits;
+use cairn_engine::volume::{Limits, Volume};
 use std::ops::Range;
 
 const BLOCK: u64 = 4096;
@@ -35,6 +37,10 @@ fn detach(rig: &Rig) {
 
 fn saved(rig: &Rig) -> u64 {
     block_on(rig.volume.stats()).blocks_saved
+}
+
+fn segments() -> Range<u64> {
+    Geometry::plan(STORE_BYTES, SEGMENT_BYTES).expect("it fits").segments_base_bytes..STORE_BYTES
 }
 
 /// A snapshot taken now shows what was written.
@@ -119,4 +125,59 @@ fn after_a_growth_nothing_is_saved_that_was_not_needed_before() {
     assert_eq!(saved(&rig), 10, "no snapshot has any of it, but what was saved");
     write(&rig, 510..511, 2);
     assert_eq!(saved(&rig), 11);
+}
+
+#[test]
+fn maps_of_broken_snapshots_give_their_room_back() {
+    let rig = rig(1, 64 << 20);
+    let free = || block_on(rig.volume.stats()).segments_free;
+    for round in 0..100 {
+        discard(&rig, 100 + 20 * round..110 + 20 * round);
+        rig.snapshot(&format!("s{round}")).expect("no fault");
+    }
+    rig.work().expect("no fault");
+    let before = free();
+    rig.disks.store.inject(Fault::persistent(FaultTarget::Write, 0).within(segments()));
+    write(&rig, 10_000..10_001, 1);
+    rig.disks.store.clear_faults();
+    assert!(rig.snapshot_reason("s99").is_some(), "the store failed");
+    rig.work().expect("the store works again");
+    assert!(free() >= before + 99, "{} segments were free, now {}", before, free());
+}
+
+#[test]
+fn a_mixture_that_the_owner_accepts_is_in_use_everywhere() {
+    let (origin, store) = (SimDiskOptions::new("origin", 64 << 20), SimDiskOptions::new("store", STORE_BYTES));
+    // The epoch of "before" has runs while the restore goes on.
+    let limits = Limits { spill_entries: 8, restore_step_blocks: 8, ..Limits::default() };
+    let rig = Rig::new(origin, store, SEGMENT_BYTES, limits);
+    discard(&rig, 200..300);
+    rig.snapshot("a").expect("no fault");
+    write(&rig, SOME, 2);
+    rig.work().expect("no fault");
+    let (target, before, deadline) = (snapshot_name("a"), snapshot_name("before"), Deadline::new());
+    block_on(rig.volume.restore(&rig.disks, &target, &before, snapshot_options(), &deadline)).expect("no fault");
+    for _ in 0..20 {
+        block_on(rig.volume.background_step(&rig.control)).expect("no fault");
+    }
+    assert!(rig.volume.restore_progress().is_some());
+    let (origin, store) = (&rig.disks.origin, &rig.disks.store);
+    let pages: Vec<u64> = (0..STORE_BYTES).step_by(4096).filter(|at| store.peek(*at, 4) == b"CrnR").collect();
+    let mut refused = 0;
+    for page in pages {
+        let disks = || {
+            let (origin, store) = (origin.crash(1, Crash::Process), store.crash(1, Crash::Process));
+            store.flip(page + 100, 4);
+            Disks { origin, store }
+        };
+        if Rig::attach(disks(), Limits::default(), StateDirectory::default()).is_ok() {
+            continue;
+        }
+        let mut options = open_options(2, Limits::default(), &StateDirectory::default());
+        options.accept.abandoned_restore = true;
+        let volume = block_on(Volume::open(&disks(), options)).expect("the owner gives the restore up");
+        assert!(volume.holes_now().is_empty(), "nobody knows which blocks are the target's");
+        refused += 1;
+    }
+    assert!(refused > 0, "no damage stood in the way of the restore");
 }

@@ -1,5 +1,7 @@
 //! Contexts and block status against a plain client: names, wildcards, extents, and every way to ask wrongly.
 
+#![allow(clippy::single_range_in_vec_init)] // One range is what is meant.
+
 mod common;
 
 use common::chunks::*;

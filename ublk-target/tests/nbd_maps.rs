@@ -1,5 +1,7 @@
 //! Contexts and holes through the tools people use: nbdinfo --map, nbdsh, nbdcopy, qemu-img map and convert, qemu-io.
 
+#![allow(clippy::single_range_in_vec_init)] // One range is what is meant.
+
 mod common;
 
 use common::memory::Image;

@@ -1,5 +1,7 @@
 //! TLS: who gets in, who does not, and what is said in the clear. Clients are the tools people use, and a plain one.
 
+#![allow(clippy::single_range_in_vec_init)] // One range is what is meant.
+
 #[path = "common/certificates.rs"]
 mod certificates;
 mod common;

@@ -273,6 +273,9 @@ fn what_was_discarded_is_a_hole_of_every_snapshot_until_it_is_written_again() {
     assert_eq!(volume.call(TRIM, 0, 64 * 4096, 64 * 4096, &[]), 0);
     server.order(Order::Snapshot("one")).expect("taken");
     assert_eq!(volume.write(0, 80 * 4096, &[0xbb; 4096]), 0);
+    // What a snapshot needs stays in use; once its content is saved nobody needs the block.
+    assert_eq!(volume.call(TRIM, 0, 4096, 4096, &[]), 0);
+    assert_eq!(volume.write(0, 0, &[0xcc; 4096]), 0);
     assert_eq!(volume.call(TRIM, 0, 0, 4096, &[]), 0);
     server.order(Order::Snapshot("two")).expect("taken");
     let allocation = |export: &str| {

@@ -230,7 +230,9 @@ impl State {
             return Err(nonsense(format!("two snapshots have the name {}", snapshot.name)));
         }
         let epoch = snapshot.epoch;
-        Ok(Undo::Snapshot { epoch, before: self.set_snapshot(epoch, Some(snapshot.clone())), map: None })
+        // Nobody reads a broken snapshot: its map would only take room.
+        let map = snapshot.broken.and_then(|_| self.maps.remove(&epoch));
+        Ok(Undo::Snapshot { epoch, before: self.set_snapshot(epoch, Some(snapshot.clone())), map })
     }
 
     /// Puts, replaces or removes the snapshot of an epoch, and keeps what is counted and looked up by name in step.

@@ -93,7 +93,6 @@ pub const BUGS: &[Bug] = &[
     bug("host-recorded-too-early", EXACT, "an attach that fails half-way forgets whose store it was"),
     // In-use maps.
     bug("write-leaves-the-block-free", EXACT, "a write to a block that is not in use does not make it so"),
-    bug(EXACT, "what is not in use is overwritten unsaved before the map is on the store"),
     bug("older-snapshots-forgotten", EXACT, "what is not in use is not saved for older snapshots that have it either"),
     bug("untrusted-region-not-recorded", EXACT, "after a crash the map has holes where something was written since"),
     bug("untrusted-regions-trusted", EXACT, "an attach believes the map also where it is recorded as out of date"),

@@ -208,14 +208,16 @@ impl Volume {
     ) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
         let state = ledger.catalog.state();
-        let map_of = snapshot.filter(|_| run != NO_HOLES);
+        let of_cut = snapshot.filter(|_| run != NO_HOLES);
+        // It may have broken meanwhile.
+        let map_of = of_cut.filter(|epoch| ledger.whole().any(|whole| whole == *epoch));
         let is_live = state.live_map.unwrap_or(NO_HOLES) == run && state.untrusted.is_empty();
         items.extend(map_of.map(|epoch| Item::MapPut { epoch, run }));
         if !is_live {
             items.push(Item::LiveMap { run });
         }
         // At a detach the map has all that was written.
-        if map_of.is_some() && !planted!("writes-after-the-cut-trusted") {
+        if of_cut.is_some() && !planted!("writes-after-the-cut-trusted") {
             items.extend(ledger.untrusted_since_cut.iter().map(|region| self.untrusted_item(*region)));
         }
         if !items.is_empty() {

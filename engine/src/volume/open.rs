@@ -93,7 +93,9 @@ impl Volume {
                 if !accept.abandoned_restore {
                     return Err(half_restored(&error.to_string()));
                 }
-                ledger.catalog.append(&disks.store, &[Item::RestoreEnd]).await?;
+                // The map is the target's, but what was not moved is not.
+                let items = [Item::RestoreEnd, Item::LiveMap { run: NO_HOLES }];
+                ledger.catalog.append(&disks.store, &items).await?;
                 self.restore.abandon();
             }
             let sentence = "a part of the index is damaged";
