@@ -6,7 +6,7 @@
 //!     cargo run --release -p cairn-engine --example delta_speed
 
 use cairn_engine::deadline::Deadline;
-use cairn_engine::delta::{BitsBuilder, DeltaPoint, Union, REGION_BLOCKS};
+use cairn_engine::delta::{BitsBuilder, DeltaPoint, Extent, Union, REGION_BLOCKS};
 use cairn_engine::disk::{aligned_buffer, Disk, Disks};
 use cairn_engine::error::Result;
 use cairn_engine::lane::Lane;
@@ -14,7 +14,7 @@ use cairn_engine::sim::block_on;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, StateDirectory};
 use cairn_engine::volume::{create, Limits, Volume};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -115,8 +115,12 @@ async fn open(disks: &Rc<Disks<MemoryDisk>>) -> (std::sync::Arc<Volume>, Lane<Me
     (volume, lane)
 }
 
-/// Cuts, leaves a bookmark, and changes some of the volume, a thousand times.
-async fn fill(disks: &Rc<Disks<MemoryDisk>>) {
+/// Where changes began.
+type Changes = BTreeSet<u64>;
+
+/// Cuts, leaves a bookmark, and changes some of the volume, a thousand times; then as much at once. Gives both.
+async fn fill(disks: &Rc<Disks<MemoryDisk>>) -> [Changes; 2] {
+    let (mut spread, mut at_once) = (Changes::new(), Changes::new());
     let (volume, lane) = open(disks).await;
     let mut random = fastrand::Rng::with_seed(1);
     let data = aligned_buffer(CHANGE_BYTES as usize);
@@ -126,15 +130,16 @@ async fn fill(disks: &Rc<Disks<MemoryDisk>>) {
         volume.bookmark(disks, &name).await.expect("bookmark");
         for _ in 0..if number < SNAPSHOTS { CHANGED_BYTES / CHANGE_BYTES / SNAPSHOTS } else { 0 } {
             let offset = random.u64(64..VOLUME_BYTES / CHANGE_BYTES - 64) * CHANGE_BYTES;
+            spread.insert(offset);
             lane.write(offset, &data, false).await.expect("write");
         }
         if number % 50 == 0 {
             while volume.background_step(&lane).await.expect("background") {}
         }
     }
-    // One interval in which as much changes as in all of them together.
     for _ in 0..CHANGED_BYTES / CHANGE_BYTES {
         let offset = random.u64(64..VOLUME_BYTES / CHANGE_BYTES - 64) * CHANGE_BYTES;
+        at_once.insert(offset);
         lane.write(offset, &data, false).await.expect("write");
     }
     let last = snapshot_name("last");
@@ -142,16 +147,26 @@ async fn fill(disks: &Rc<Disks<MemoryDisk>>) {
     while volume.background_step(&lane).await.expect("background") {}
     drop(lane);
     volume.close(disks, 0).await.expect("close");
+    [spread, at_once]
+}
+
+/// What was found is what was changed.
+fn assert_exact(found: &[Extent], changes: &Changes) {
+    let of_extent =
+        |one: &Extent| (one.offset_bytes..one.offset_bytes + one.length_bytes).step_by(CHANGE_BYTES as usize);
+    assert!(found.iter().flat_map(of_extent).eq(changes.iter().copied()), "the delta is not what was changed");
+    assert_eq!(found.iter().map(|one| one.length_bytes).sum::<u64>(), changes.len() as u64 * CHANGE_BYTES);
 }
 
 /// Asks for one delta, cold and warm, and tells how that compares with scans of the same bytes.
-async fn measure(disks: &Rc<Disks<MemoryDisk>>, what: &str, older: &str, newer: &str) {
+async fn measure(disks: &Rc<Disks<MemoryDisk>>, what: &str, [older, newer]: [&str; 2], changes: Option<&Changes>) {
     let (volume, _lane) = open(disks).await;
     let older = volume.delta_point(disks, &snapshot_name(older)).await.expect("whole");
     let newer: DeltaPoint = volume.delta_point(disks, &snapshot_name(newer)).await.expect("whole");
     let begun = Instant::now();
     let found = volume.changes(disks, Some(&older), &newer, 0, usize::MAX).await.expect("a delta");
     let cold = begun.elapsed();
+    changes.inspect(|changes| assert_exact(&found, changes));
     let bitmap_bytes = volume.stats().await.bitmap_bytes;
     let warm = shortest(|| {
         let changes = volume.changes(disks, Some(&older), &newer, 0, usize::MAX);
@@ -177,7 +192,7 @@ async fn measure(disks: &Rc<Disks<MemoryDisk>>, what: &str, older: &str, newer: 
 }
 
 /// The time to find all ranges in a bitmap of the result, from memory.
-fn scan_of_union(found: &[cairn_engine::delta::Extent]) -> Duration {
+fn scan_of_union(found: &[Extent]) -> Duration {
     let mut builders: HashMap<u64, BitsBuilder> = HashMap::new();
     for extent in found {
         let blocks = extent.offset_bytes / BLOCK..(extent.offset_bytes + extent.length_bytes) / BLOCK;
@@ -198,10 +213,11 @@ fn main() {
         let disks = Rc::new(Disks { origin, store });
         create(&disks, &create_options(1 << 20)).await.expect("create");
         let begun = Instant::now();
-        fill(&disks).await;
+        let [spread, at_once] = fill(&disks).await;
         println!("{SNAPSHOTS} snapshots made in {:.1} s", begun.elapsed().as_secs_f64());
-        measure(&disks, "adjacent, 1 % changed", &format!("s{SNAPSHOTS}"), "last").await;
-        measure(&disks, "across 1,000 snapshots, 1 % changed", "s0", &format!("s{SNAPSHOTS}")).await;
-        measure(&disks, "adjacent, a thousandth of that changed", "s500", "s501").await;
+        let thousandth = format!("s{SNAPSHOTS}");
+        measure(&disks, "adjacent, 1 % changed", [&thousandth, "last"], Some(&at_once)).await;
+        measure(&disks, "across 1,000 snapshots, 1 % changed", ["s0", &thousandth], Some(&spread)).await;
+        measure(&disks, "adjacent, a thousandth of that changed", ["s500", "s501"], None).await;
     });
 }

@@ -13,7 +13,7 @@ use fastrand::Rng;
 
 const POINTS_MAX: usize = 12;
 const STEPS: usize = 60;
-/// Where the volume's first part ends that nobody watches.
+/// Blocks that the origin grows by at once, at most.
 const ORIGIN_GROWTHS_MAX: u64 = 4;
 
 /// What was reached, to be told at the end.
