@@ -14,6 +14,7 @@
 mod claims;
 mod cut;
 mod flush;
+mod forgo;
 mod handout;
 mod orders;
 mod snapshot;

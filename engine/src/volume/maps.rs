@@ -63,15 +63,15 @@ impl Volume {
 
     /// The blocks that are not in use in the snapshot of an epoch. Fails with `NotFound`, or as reading the store does.
     pub async fn holes_of<D: Disk>(&self, disks: &Disks<D>, epoch: Epoch) -> Result<Arc<Holes>> {
-        // Held until the run was read: its segments are not handed out again before.
-        let view = self.view_now();
-        let run = {
+        let (run, view) = {
             let ledger = self.ledger.lock().await;
             if !ledger.catalog.state().snapshots.contains_key(&epoch) {
                 let message = format!("there is no snapshot of epoch {epoch}");
                 return Err(Error::new(ErrorKind::NotFound, "read an in-use map", "volume").saying(message));
             }
-            ledger.catalog.state().maps.get(&epoch).map(|run| Arc::clone(&ledger.holes_runs[run]))
+            // Held until the run was read: its segments are not handed out again before.
+            let view = self.view_now();
+            (ledger.catalog.state().maps.get(&epoch).map(|run| Arc::clone(&ledger.holes_runs[run])), view)
         };
         let Some(run) = run else { return Ok(Arc::default()) };
         let holes = self.read_holes(disks, &run).await;
@@ -139,12 +139,13 @@ impl Volume {
     /// After a cut, while writes go on: makes the map of the epoch that ended the snapshot's, durably; then what is not
     /// in use is not saved any more. Where that fails everything is in use in the snapshot.
     pub(crate) async fn keep_map_of_cut<D: Disk>(&self, disks: &Disks<D>, cut: &CutEpochs) {
+        // From here on no request takes the lock behind which the map of before is.
+        cut.next.in_use.inherit();
         let holes = cut.before.in_use.holes();
         match self.store_map(disks, Some(cut.next.number), &holes).await {
             Ok(()) => self.forgo(cut, &holes),
             Err(error) => tracing::error!(%error, "in this snapshot everything counts as in use"),
         }
-        cut.next.in_use.inherit();
         self.ledger.lock().await.cut_under_way = None;
     }
 
