@@ -105,7 +105,7 @@ fn inspect(volume: &Arc<Volume>, disks: &Disks<SimDisk>, oracle: &mut Oracle, wh
         }
         let mut content = aligned_buffer((SECTORS * 512) as usize);
         let read = block_on(async {
-            let handle = volume.snapshot_handle(&disks, &snapshot.name).await?;
+            let handle = volume.snapshot_handle(disks, &snapshot.name).await?;
             volume.read_snapshot(disks, &handle, 0, &mut content).await
         });
         assert!(read.is_ok(), "{what}: {name} passes for whole and cannot be read: {read:?}");

@@ -128,7 +128,7 @@ fn exports_are_read_by_qemu_and_hold_what_the_snapshot_holds() {
     let volume = two_snapshots(&place);
     for (snapshot, file) in [("one", "one.raw"), ("two", "two.raw")] {
         place.done(&["export", &format!("v@{snapshot}"), &place.text(file)]);
-        assert!(content(&place.text(file)) == volume.snapshot_content(snapshot));
+        assert!(content(place.text(file)) == volume.snapshot_content(snapshot));
     }
     use std::os::unix::fs::MetadataExt;
     let blocks = std::fs::metadata(place.path("one.raw")).expect("there").blocks();
