@@ -68,8 +68,7 @@ impl<'a> Applier<'a> {
 
     /// All frames; how many bytes were written.
     pub fn run(mut self, input: &mut dyn Input, shown: &mut Shown) -> Result<u64, Failure> {
-        loop {
-            let Some(frame) = input.next()? else { break };
+        while let Some(frame) = input.next()? {
             self.take(frame)?;
             shown.at(self.written_bytes);
             let due = self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL;
