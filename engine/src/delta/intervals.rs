@@ -24,7 +24,7 @@ pub(super) fn aligned(epochs: Range<Epoch>) -> Vec<Range<Epoch>> {
 pub(super) fn halves(interval: &Range<Epoch>) -> Option<[Range<Epoch>; 2]> {
     let length = interval.end.0 - interval.start.0;
     let middle = Epoch(interval.start.0 + length / 2);
-    (length > 1).then(|| [interval.start..middle, middle..interval.end])
+    (length > 1).then_some([interval.start..middle, middle..interval.end])
 }
 
 #[cfg(test)]

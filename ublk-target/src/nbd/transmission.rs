@@ -187,7 +187,8 @@ impl<E: Export + 'static, WriteHalf: AsyncWrite + Unpin + 'static> Connection<E,
                 self.replies.hole(request, place, offset_bytes, length_bytes).await?;
                 continue;
             }
-            let data = &mut buffer[range];
+            // Every piece from the start of the buffer, which alone is sure to be aligned for direct I/O.
+            let data = &mut buffer[..range.len()];
             if let Err(error) = self.export.read(offset_bytes, data).await {
                 return self.failed(request, &error, Some(offset_bytes)).await;
             }
@@ -196,7 +197,7 @@ impl<E: Export + 'static, WriteHalf: AsyncWrite + Unpin + 'static> Connection<E,
         Ok(())
     }
 
-    /// The pieces of a read, as ranges of its buffer, and whether each is a hole; all of it, in order.
+    /// The pieces of a read, as ranges of what was asked for, and whether each is a hole; all of it, in order.
     async fn pieces(&self, request: &Request) -> Vec<(Range<usize>, bool)> {
         let length = usize::try_from(request.length_bytes).expect("a read has a bounded length");
         let whole = vec![(0..length, false)];
@@ -262,7 +263,7 @@ impl<E: Export + 'static, WriteHalf: AsyncWrite + Unpin + 'static> Connection<E,
     }
 }
 
-/// Holes long enough to be told, and what lies between and behind them, as ranges of a buffer of `length`.
+/// Holes long enough to be told, and what lies between and behind them, as ranges of a read of `length`.
 fn pieces_of(extents: &[Extent], length: usize) -> Vec<(Range<usize>, bool)> {
     let mut pieces = Vec::new();
     let (mut at, mut data_from) = (0, 0);

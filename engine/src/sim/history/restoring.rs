@@ -122,7 +122,7 @@ impl History {
         let either = before.holes.ranges().iter().chain(after.holes.ranges());
         let mut holes: Vec<_> = either.cloned().collect();
         holes.sort_by_key(|hole| hole.start);
-        let everything = Holes::of([0..u64::MAX]);
+        let everything = Holes::of(std::iter::once(0..u64::MAX));
         let holes = everything.without(everything.without(holes).ranges().iter().cloned());
         self.shared.oracle.borrow_mut().replace_volume(&Picture { content, holes });
     }
