@@ -238,7 +238,7 @@ fn inspect_recovered(volume: &Volume, disks: &Disks<SimDisk>, oracle: &mut Oracl
         for block in 0..BLOCKS {
             let mut content = aligned_buffer(4096);
             let read = block_on(async {
-                let handle = volume.snapshot_handle(&disks, &snapshot.name).await?;
+                let handle = volume.snapshot_handle(disks, &snapshot.name).await?;
                 volume.read_snapshot(disks, &handle, block * 4096, &mut content).await
             });
             match read {
