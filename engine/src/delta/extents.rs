@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_block_is_reported_as_b2_says() {
-        let (older, newer) = (holes(&[10..20]), holes(&[15..30, 95..100]));
+        let (older, newer) = (holes(&[10..15, 15..20]), holes(&[15..30, 95..100]));
         let ends = Ends { older: Some(End { blocks: 90, holes: &older }), newer: End { blocks: 110, holes: &newer } };
         let mut extents = Extents::new(0..110 * BLOCK, 100);
         extents.add(0..110, [5..8, 8..12, 25..35, 50..51].into_iter(), &ends);
