@@ -23,8 +23,14 @@ const TICKS_MAX: u32 = 8;
 const LANES: u16 = 2;
 
 /// Bounds small enough that a few blocks spill, merge and fill the cache.
-pub const LIMITS: Limits =
-    Limits { spill_entries: 12, entries_max: 48, cache_pages: 4, reserve_segments: 2, restore_step_blocks: 4, bitmap_bytes: 1 << 20 };
+pub const LIMITS: Limits = Limits {
+    spill_entries: 12,
+    entries_max: 48,
+    cache_pages: 4,
+    reserve_segments: 2,
+    restore_step_blocks: 4,
+    bitmap_bytes: 1 << 20,
+};
 
 /// Origin and store.
 pub type Pair = Disks<SimDisk>;

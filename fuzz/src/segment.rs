@@ -195,7 +195,12 @@ fn record(bytes: &mut Bytes, store: &SimDisk, geometry: &Geometry, store_id: [u8
     for index in 1..=u64::from(count).min(RECORD_ENTRIES_MAX as u64) {
         let block = u64::from(bytes.u16());
         let block = if flags & 4 != 0 { !block } else { block };
-        entries.push(RecordEntry { block, checksum: checksum::image(&image), unreadable: flags & 8 != 0, is_mark: flags & 16 != 0 });
+        entries.push(RecordEntry {
+            block,
+            checksum: checksum::image(&image),
+            unreadable: flags & 8 != 0,
+            is_mark: flags & 16 != 0,
+        });
         if at + index < segment_blocks {
             store.poke(address_bytes + index * BLOCK_BYTES, &image);
         }

@@ -106,7 +106,8 @@ fn snapshot_while_answering_late(place: &Place, mounted: &Mounted, held_ms: u64,
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("cairn runs")
 }
 
-const VOLUME: &str = r#"{"name":"v","size_bytes":1,"origin":{"path":"/o","size_bytes":1,"sector_bytes":512},
+const VOLUME: &str = r#"{"name":"v","volume_id":"1","store_id":"2","clients":0,"size_bytes":1,
+    "origin":{"path":"/o","size_bytes":1,"sector_bytes":512},
     "store":{"path":"/s","size_bytes":1,"used_bytes":0,"free_bytes":1},"state":"whole","state_reason":null,
     "frontend":"nbd","device":null,"nbd_uri":"nbd+unix:///v","snapshots":0,"restore":null,"process_id":1,
     "attached_at":"2026-11-21T12:00:00.000Z"}"#;
