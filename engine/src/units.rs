@@ -75,6 +75,19 @@ pub fn blocks_inside(offset_bytes: u64, length_bytes: u64, size_bytes: u64) -> R
     start..end.max(start)
 }
 
+/// The pieces in which a request is served: (offset, length) in bytes. They end on block boundaries, so that no block
+/// is in two of them.
+pub fn pieces(offset_bytes: u64, length_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end_bytes = offset_bytes + length_bytes;
+    let mut at = offset_bytes;
+    std::iter::from_fn(move || {
+        let piece_end = ((at >> BLOCK_SHIFT) + PIECE_BLOCKS_MAX) << BLOCK_SHIFT;
+        let piece = (at, end_bytes.min(piece_end) - at);
+        at += piece.1;
+        (piece.1 > 0).then_some(piece)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +99,14 @@ mod tests {
         assert_eq!(blocks_touched(4096, 4096), 1..2);
         assert_eq!(blocks_inside(4096, 4096, 1 << 20), 1..2);
         assert_eq!(blocks_inside(512, 512, 1 << 20), 1..1);
+    }
+
+    #[test]
+    fn pieces_follow_each_other_and_end_on_block_boundaries() {
+        let piece_bytes = PIECE_BLOCKS_MAX * BLOCK_BYTES as u64;
+        let found: Vec<(u64, u64)> = pieces(512, piece_bytes).collect();
+        assert_eq!(found, [(512, piece_bytes - 512), (piece_bytes, 512)]);
+        assert_eq!(pieces(4096, 0).count(), 0);
     }
 
     #[test]

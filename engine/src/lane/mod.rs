@@ -17,7 +17,7 @@ use crate::disk::{Disk, Disks};
 use crate::epoch::EpochState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
-use crate::units::{blocks_inside, blocks_touched, BlockIndex, BLOCK_BYTES, PIECE_BLOCKS_MAX};
+use crate::units::{blocks_inside, blocks_touched, pieces, BlockIndex, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use crate::volume::Volume;
 use log::LaneLog;
 use save::BufferPool;
@@ -114,14 +114,8 @@ impl<D: Disk> Lane<D> {
     async fn overwrite(&self, operation: &'static str, offset: u64, content: Content<'_>, durable: bool) -> Result<()> {
         let length = content.length_bytes();
         self.volume.check_range(operation, offset, length)?;
-        let mut done = 0;
-        while done < length {
-            let at = offset + done;
-            // Pieces end on block boundaries, so that no block is saved twice by its own request.
-            let piece_end = (at / BLOCK_BYTES as u64 + PIECE_BLOCKS_MAX) * BLOCK_BYTES as u64;
-            let piece_bytes = (length - done).min(piece_end - at);
-            self.overwrite_blocks(at, content.piece(done, piece_bytes), durable, Writer::User).await?;
-            done += piece_bytes;
+        for (at, piece_bytes) in pieces(offset, length) {
+            self.overwrite_blocks(at, content.piece(at - offset, piece_bytes), durable, Writer::User).await?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::run::{PageCache, Run};
 use crate::saved::SavedMap;
 use crate::snapshot::{BrokenReason, Snapshot, SnapshotName, SnapshotPin};
 use crate::sync::{Arc, OnceLock};
-use crate::units::{blocks_for, blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, PIECE_BLOCKS_MAX};
+use crate::units::{blocks_for, blocks_touched, pieces, BlockIndex, Epoch, BLOCK_BYTES};
 use crate::view::View;
 use crate::watch;
 use std::collections::BTreeMap;
@@ -202,16 +202,12 @@ impl OfflineStore {
             let message = format!("{} bytes at {offset_bytes} exceed its {} bytes", buffer.len(), pin.size_bytes);
             return Err(Error::new(ErrorKind::Invalid, "read snapshot", "volume").saying(message));
         }
-        let mut done = 0;
-        while done < buffer.len() {
-            let at = offset_bytes + done as u64;
-            let piece_end = (at / BLOCK_BYTES as u64 + PIECE_BLOCKS_MAX) * BLOCK_BYTES as u64;
-            let length = (buffer.len() - done).min((piece_end - at) as usize);
-            let range = blocks_touched(at, length as u64);
+        for (at, length_bytes) in pieces(offset_bytes, buffer.len() as u64) {
+            let range = blocks_touched(at, length_bytes);
             let blocks = self.read_blocks(disks, pin, range.clone()).await?;
+            let (done, length) = ((at - offset_bytes) as usize, length_bytes as usize);
             let skip = (at - range.start * BLOCK_BYTES as u64) as usize;
             buffer[done..done + length].copy_from_slice(&blocks[skip..skip + length]);
-            done += length;
         }
         Ok(())
     }

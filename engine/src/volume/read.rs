@@ -14,7 +14,7 @@ use crate::format::checksum;
 use crate::lane::invalid;
 use crate::snapshot::{Snapshot, SnapshotHandle, SnapshotName, SnapshotPin};
 use crate::sync::{Arc, OnceLock};
-use crate::units::{blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, BLOCK_MAX, PIECE_BLOCKS_MAX};
+use crate::units::{blocks_touched, pieces, BlockIndex, Epoch, BLOCK_BYTES, BLOCK_MAX};
 use std::ops::Range;
 
 impl Volume {
@@ -90,16 +90,12 @@ impl Volume {
         offset_bytes: u64,
         buffer: &mut [u8],
     ) -> Result<()> {
-        let mut done = 0;
-        while done < buffer.len() {
-            let at = offset_bytes + done as u64;
-            let piece_end = (at / BLOCK_BYTES as u64 + PIECE_BLOCKS_MAX) * BLOCK_BYTES as u64;
-            let length = (buffer.len() - done).min((piece_end - at) as usize);
-            let range = blocks_touched(at, length as u64);
+        for (at, length_bytes) in pieces(offset_bytes, buffer.len() as u64) {
+            let range = blocks_touched(at, length_bytes);
             let blocks = self.read_blocks_as_of(disks, epoch, range.clone()).await?;
+            let (done, length) = ((at - offset_bytes) as usize, length_bytes as usize);
             let skip = (at - range.start * BLOCK_BYTES as u64) as usize;
             buffer[done..done + length].copy_from_slice(&blocks[skip..skip + length]);
-            done += length;
         }
         Ok(())
     }
