@@ -1,0 +1,78 @@
+//! Runs the benchmarks and writes the report: what `scripts/bench` calls when everything is built.
+
+use anyhow::{Context, Result};
+use cairn_benches::kernel::drive::{drive, Place};
+use cairn_benches::kernel::scene::scenes;
+use cairn_benches::results::Results;
+use clap::{Args, Parser, Subcommand};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Benchmarks of Cairn, side by side with its peers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Measure, and write what was measured as JSON
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The source tree
+    #[arg(long)]
+    project: PathBuf,
+    /// Where the programs are
+    #[arg(long)]
+    binaries: PathBuf,
+    /// The kernel to boot; without one the comparisons on a real kernel are skipped
+    #[arg(long)]
+    kernel: Option<PathBuf>,
+    /// Where the JSON goes
+    #[arg(long)]
+    out: PathBuf,
+    /// Few rounds: enough to see that everything runs, not for figures
+    #[arg(long)]
+    quick: bool,
+    /// Only this scene or part
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().verb {
+        Verb::Run(run) => measure(&run),
+    }
+}
+
+fn save(results: &Results, path: &Path) -> Result<()> {
+    fs::write(path, serde_json::to_vec_pretty(results)?).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+fn measure(run: &Run) -> Result<()> {
+    fs::create_dir_all(&run.out)?;
+    let mut results = Results { quick: run.quick, ..Results::default() };
+    let wanted = |name: &str| run.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
+    match &run.kernel {
+        None => results.skipped.push("the real kernel: there is none to boot".to_owned()),
+        Some(kernel) => {
+            let (project, binaries) = (run.project.clone(), run.binaries.clone());
+            let place = Place { project, binaries, kernel: kernel.clone() };
+            for scene in scenes(run.quick).into_iter().filter(|scene| wanted(&scene.name)) {
+                let begun = Instant::now();
+                let played = drive(&place, &scene)?;
+                println!("{}: {} samples in {:.0} s", scene.name, played.samples.len(), begun.elapsed().as_secs_f64());
+                results.samples.extend(played.samples);
+                results.cuts.extend(played.cuts);
+                results.scenes.push(scene);
+                save(&results, &run.out.join("results.json"))?;
+            }
+        }
+    }
+    save(&results, &run.out.join("results.json"))
+}

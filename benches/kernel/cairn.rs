@@ -1,0 +1,132 @@
+//! Cairn itself, as its own commands set it up.
+
+use super::contender::{open_direct, Stack};
+use super::disk::Disk;
+use super::run;
+use anyhow::{Context, Result};
+use std::collections::VecDeque;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Blocks overwritten between two of the first snapshots, so that each holds something.
+const WRITES_BETWEEN: u64 = 2;
+
+/// A volume over ublk.
+pub struct Cairn {
+    volume: String,
+    path: PathBuf,
+    origin: [Disk; 1],
+    store: [Disk; 1],
+    process_id: u32,
+    wanted: u32,
+    taken: VecDeque<u64>,
+    next: u64,
+    exposed: Option<[PathBuf; 2]>,
+}
+
+impl Cairn {
+    /// A volume that is going to have so many snapshots.
+    pub fn new(volume: &str, size_mib: u64, origin: Disk, store: Disk, snapshots: u32) -> Result<Cairn> {
+        let (origin_path, store_path) = (origin.path().display().to_string(), store.path().display().to_string());
+        run("cairn", &["create", volume, "--origin", &origin_path, "--store", &store_path, "--yes"])?;
+        run("cairn", &["attach", volume, "--frontend", "ublk", "--queues", "2", "--depth", "128"])?;
+        let shown: serde_json::Value = serde_json::from_str(&run("cairn", &["--json", "show", volume])?)?;
+        let process_id = find(&shown, "process_id").and_then(serde_json::Value::as_u64);
+        let mut cairn = Cairn {
+            volume: volume.to_owned(),
+            path: Path::new("/dev/cairn").join(volume),
+            origin: [origin],
+            store: [store],
+            process_id: process_id.context("the volume's process is not known")? as u32,
+            wanted: snapshots,
+            taken: VecDeque::new(),
+            next: 0,
+            exposed: None,
+        };
+        cairn.take_first(size_mib << 20)?;
+        Ok(cairn)
+    }
+
+    /// All snapshots but the last, which every renewal takes.
+    fn take_first(&mut self, size_bytes: u64) -> Result<()> {
+        let device = open_direct(&self.path)?;
+        let mut random = fastrand::Rng::with_seed(u64::from(self.wanted));
+        let block = cairn_engine::disk::aligned_buffer(4096);
+        for _ in 1..self.wanted {
+            self.take()?;
+            for _ in 0..WRITES_BETWEEN {
+                device.write_all_at(&block, random.u64(..size_bytes / 4096) * 4096)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<()> {
+        run("cairn", &["snapshot", &format!("{}@s{}", self.volume, self.next)])?;
+        self.taken.push_back(self.next);
+        self.next += 1;
+        Ok(())
+    }
+}
+
+/// The value of a key, wherever in `value` it is.
+pub fn find<'a>(value: &'a serde_json::Value, key: &str) -> Option<&'a serde_json::Value> {
+    match value {
+        serde_json::Value::Object(map) => map.get(key).or_else(|| map.values().find_map(|one| find(one, key))),
+        serde_json::Value::Array(list) => list.iter().find_map(|one| find(one, key)),
+        _ => None,
+    }
+}
+
+impl Stack for Cairn {
+    fn device(&self) -> &Path {
+        &self.path
+    }
+    fn origin(&self) -> &[Disk] {
+        &self.origin
+    }
+    fn stores(&self) -> &[Disk] {
+        &self.store
+    }
+    fn process_id(&self) -> Option<u32> {
+        Some(self.process_id)
+    }
+
+    /// One more snapshot, and the oldest deleted, so that their number stays.
+    fn renew_snapshots(&mut self) -> Result<()> {
+        if self.wanted == 0 {
+            return Ok(());
+        }
+        self.take()?;
+        if self.taken.len() > self.wanted as usize {
+            let oldest = self.taken.pop_front().context("there is one")?;
+            run("cairn", &["delete", &format!("{}@s{oldest}", self.volume), "--yes"])?;
+        }
+        // What a cut and a deletion leave to the background is over before the clock runs.
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(())
+    }
+
+    fn cut(&mut self) -> Result<()> {
+        self.take()
+    }
+
+    fn snapshot_devices(&mut self) -> Result<[PathBuf; 2]> {
+        if self.exposed.is_none() {
+            let (oldest, youngest) = (self.taken.front(), self.taken.back());
+            let mut devices = Vec::new();
+            for number in [oldest, youngest] {
+                let name = format!("{}@s{}", self.volume, number.context("it has snapshots")?);
+                run("cairn", &["expose", &name])?;
+                devices.push(Path::new("/dev/cairn").join(name));
+            }
+            self.exposed = Some(devices.try_into().expect("there are two"));
+        }
+        Ok(self.exposed.clone().expect("they were exposed"))
+    }
+
+    fn report(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&run("cairn", &["--json", "stat", &self.volume])?)?)
+    }
+}

@@ -1,0 +1,130 @@
+//! The kernel's own snapshots: dm-snapshot with chunks of 4 KiB, dm-thin with blocks of 64 KiB, as LVM makes them.
+//!
+//! Invariants:
+//! - Each dm-snapshot has a store of its own, which no other contender can count on.
+//! - A thin volume is provisioned before it is snapshotted, so that a first write copies.
+
+use super::contender::{fill, open_direct, Stack};
+use super::disk::Disk;
+use super::run;
+use anyhow::{Context, Result};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Sectors of a chunk of dm-snapshot: LVM's default, 4 KiB.
+const CHUNK_SECTORS: u64 = 8;
+/// Sectors of a block of dm-thin: LVM's default, 64 KiB.
+const THIN_BLOCK_SECTORS: u64 = 128;
+
+fn create(name: &str, table: &str) -> Result<PathBuf> {
+    run("dmsetup", &["create", name, "--table", table])?;
+    run("dmsetup", &["mknodes"])?;
+    Ok(Path::new("/dev/mapper").join(name))
+}
+
+/// A disk with persistent dm-snapshots.
+pub struct DmSnapshot {
+    name: String,
+    sectors: u64,
+    path: PathBuf,
+    origin: [Disk; 1],
+    stores: Vec<Disk>,
+    taken: bool,
+}
+
+impl DmSnapshot {
+    /// As many snapshots as there are stores.
+    pub fn new(name: &str, size_mib: u64, origin: Disk, stores: Vec<Disk>) -> Result<DmSnapshot> {
+        let sectors = size_mib * 2048;
+        let path = create(name, &format!("0 {sectors} snapshot-origin {}", origin.path().display()))?;
+        Ok(DmSnapshot { name: name.to_owned(), sectors, path, origin: [origin], stores, taken: false })
+    }
+
+    fn snapshot_name(&self, index: usize) -> String {
+        format!("{}-{index}", self.name)
+    }
+}
+
+impl Stack for DmSnapshot {
+    fn device(&self) -> &Path {
+        &self.path
+    }
+    fn origin(&self) -> &[Disk] {
+        &self.origin
+    }
+    fn stores(&self) -> &[Disk] {
+        &self.stores
+    }
+    fn renew_snapshots(&mut self) -> Result<()> {
+        run("dmsetup", &["suspend", &self.name])?;
+        for (index, store) in self.stores.iter().enumerate() {
+            let name = self.snapshot_name(index);
+            if self.taken {
+                run("dmsetup", &["remove", &name])?;
+            }
+            let file = open_direct(&store.path())?;
+            file.write_all_at(&cairn_engine::disk::aligned_buffer(4096), 0).context("a store cannot be wiped")?;
+            let (origin, store) = (self.origin[0].path(), store.path());
+            let (sectors, origin, store) = (self.sectors, origin.display(), store.display());
+            create(&name, &format!("0 {sectors} snapshot {origin} {store} P {CHUNK_SECTORS}"))?;
+        }
+        self.taken = true;
+        run("dmsetup", &["resume", &self.name])?;
+        Ok(())
+    }
+}
+
+/// A thin volume with snapshots of it.
+pub struct DmThin {
+    name: String,
+    path: PathBuf,
+    data: [Disk; 1],
+    metadata: [Disk; 1],
+    snapshots: u32,
+    taken: bool,
+}
+
+impl DmThin {
+    /// A provisioned thin volume that is going to have so many snapshots.
+    pub fn new(name: &str, size_mib: u64, data: Disk, metadata: Disk, snapshots: u32) -> Result<DmThin> {
+        let file = open_direct(&metadata.path())?;
+        file.write_all_at(&cairn_engine::disk::aligned_buffer(4096), 0).context("the metadata cannot be wiped")?;
+        let data_sectors: u64 = run("blockdev", &["--getsz", &data.path().display().to_string()])?.trim().parse()?;
+        let (metadata_path, data_path) = (metadata.path(), data.path());
+        let (metadata_path, data_path) = (metadata_path.display(), data_path.display());
+        let pool = format!("{name}-pool");
+        let table = format!(
+            "0 {data_sectors} thin-pool {metadata_path} {data_path} {THIN_BLOCK_SECTORS} 0 1 skip_block_zeroing"
+        );
+        let pool_path = create(&pool, &table)?;
+        run("dmsetup", &["message", &pool, "0", "create_thin 0"])?;
+        let path = create(name, &format!("0 {} thin {} 0", size_mib * 2048, pool_path.display()))?;
+        fill(&path, size_mib << 20)?;
+        Ok(DmThin { name: name.to_owned(), path, data: [data], metadata: [metadata], snapshots, taken: false })
+    }
+}
+
+impl Stack for DmThin {
+    fn device(&self) -> &Path {
+        &self.path
+    }
+    fn origin(&self) -> &[Disk] {
+        &self.data
+    }
+    fn stores(&self) -> &[Disk] {
+        &self.metadata
+    }
+    fn renew_snapshots(&mut self) -> Result<()> {
+        let pool = format!("{}-pool", self.name);
+        run("dmsetup", &["suspend", &self.name])?;
+        for number in 1..=self.snapshots {
+            if self.taken {
+                run("dmsetup", &["message", &pool, "0", &format!("delete {number}")])?;
+            }
+            run("dmsetup", &["message", &pool, "0", &format!("create_snap {number} 0")])?;
+        }
+        self.taken = true;
+        run("dmsetup", &["resume", &self.name])?;
+        Ok(())
+    }
+}

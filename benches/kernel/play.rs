@@ -1,0 +1,186 @@
+//! Plays a scene: every round, every turn, every contender.
+//!
+//! Invariants:
+//! - Within a turn the contenders follow each other at once, and who begins changes from round to round.
+//! - A first write goes to a block that was not written since the snapshots were renewed; a rewrite never does.
+
+use super::cairn::find;
+use super::contender::{cpu_time_us, fill};
+use super::disk::counts_of;
+use super::scene::{Cuts, Scene, Turn};
+use super::stage::{set_up, Player};
+use crate::fio::{self, Job};
+use crate::sample::{Sample, Work};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What cuts under load made of the pauses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CutPauses {
+    /// The scene.
+    pub scene: String,
+    /// How many cuts.
+    pub count: u64,
+    /// Half were at most this long.
+    pub p50_us: u64,
+    /// 99 per cent were at most this long.
+    pub p99_us: u64,
+    /// The longest.
+    pub max_us: u64,
+    /// A lone write of the same origin, at the same depth: what a cut has to wait for at least.
+    pub origin_write_us: f64,
+    /// A lone write of an idle disk of this kind.
+    pub store_write_us: f64,
+}
+
+/// Where results go: a line of JSON each.
+struct Results {
+    samples: File,
+    directory: PathBuf,
+}
+
+impl Results {
+    fn add(&mut self, sample: &Sample) -> Result<()> {
+        writeln!(self.samples, "{}", serde_json::to_string(sample)?).context("results cannot be written")
+    }
+}
+
+/// Plays the scene; leaves `samples.jsonl` and, where there were cuts, `cuts.json` in `directory`.
+pub fn play(scene: &Scene, directory: &Path) -> Result<()> {
+    let mut results = Results { samples: File::create(directory.join("samples.jsonl"))?, directory: directory.into() };
+    let mut players = Vec::new();
+    for (index, contender) in scene.contenders.iter().enumerate() {
+        println!("setting up {contender}");
+        players.push(set_up(scene, index, contender).with_context(|| format!("{contender} cannot be set up"))?);
+    }
+    for round in 0..scene.rounds {
+        println!("round {} of {}", round + 1, scene.rounds);
+        for turn in &scene.turns {
+            for index in 0..players.len() {
+                let turn_of = (index + round as usize) % players.len();
+                let player = &mut players[turn_of];
+                let sample = measure(scene, round, turn, player)
+                    .with_context(|| format!("{} fails at {:?} {:?}", player.contender, turn.work, turn.shape))?;
+                if let Some(sample) = sample {
+                    results.add(&sample)?;
+                }
+            }
+        }
+    }
+    if let (Some(cuts), Some(position)) = (scene.cuts, players.iter().position(|one| one.contender.name == "cairn")) {
+        let baseline = players.iter().position(|one| one.contender.name == "raw").context("nothing to compare with")?;
+        let alone = lone_write_us(scene, &players[baseline], 1)?;
+        let crowded = lone_write_us(scene, &players[baseline], cuts.depth)?;
+        let pauses = cut_under_load(scene, cuts, &mut players[position], [alone, crowded])?;
+        std::fs::write(results.directory.join("cuts.json"), serde_json::to_string(&pauses)?)?;
+    }
+    // The devices live until the kernel ends.
+    Ok(())
+}
+
+fn kernel_target(path: &Path) -> Vec<String> {
+    vec!["--ioengine=io_uring".to_owned(), format!("--filename={}", path.display())]
+}
+
+/// Puts the player into the state that the work begins in.
+fn prepare(scene: &Scene, work: Work, player: &mut Player) -> Result<()> {
+    match work {
+        Work::FirstWrite | Work::SequentialFirstWrite => {
+            player.stack.renew_snapshots()?;
+            player.settled = false;
+        }
+        _ if !player.settled => {
+            player.stack.renew_snapshots()?;
+            fill(player.stack.device(), scene.volume_mib << 20)?;
+            player.settled = true;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn device_for(work: Work, player: &mut Player) -> Result<PathBuf> {
+    Ok(match work {
+        Work::ReadOldest | Work::SequentialReadOldest => player.stack.snapshot_devices()?[0].clone(),
+        Work::ReadYoungest | Work::SequentialReadYoungest => player.stack.snapshot_devices()?[1].clone(),
+        _ => player.stack.device().to_owned(),
+    })
+}
+
+fn measure(scene: &Scene, round: u32, turn: &Turn, player: &mut Player) -> Result<Option<Sample>> {
+    let is_first = matches!(turn.work, Work::FirstWrite | Work::SequentialFirstWrite);
+    if is_first && player.contender.snapshots == 0 && player.contender.name != "raw" {
+        return Ok(None);
+    }
+    prepare(scene, turn.work, player)?;
+    let target = kernel_target(&device_for(turn.work, player)?);
+    let Turn { work, shape, extent } = *turn;
+    let seed = u64::from(round) + 1;
+    let job = Job { target: &target, work, shape, extent, seed, size_bytes: scene.volume_mib << 20 };
+    let stack = &player.stack;
+    let cpu_before = stack.process_id().map(cpu_time_us).transpose()?;
+    let (origin, store) = (counts_of(stack.origin())?, counts_of(stack.stores())?);
+    let speed = fio::run(&job)?;
+    let cpu_after = stack.process_id().map(cpu_time_us).transpose()?;
+    Ok(Some(Sample {
+        scene: scene.name.clone(),
+        round,
+        contender: player.contender.clone(),
+        work,
+        shape,
+        speed,
+        origin: Some(counts_of(stack.origin())?.since(&origin)),
+        store: Some(counts_of(stack.stores())?.since(&store)),
+        target_cpu_us: cpu_after.zip(cpu_before).map(|(after, before)| after - before),
+    }))
+}
+
+/// How long a write of the bare disk takes among so many.
+fn lone_write_us(scene: &Scene, player: &Player, depth: u32) -> Result<f64> {
+    let target = kernel_target(player.stack.device());
+    let shape = crate::sample::Shape { block_bytes: 4096, depth, jobs: 1 };
+    let extent = fio::Extent::For { time_ms: 1000 };
+    let job = Job { target: &target, work: Work::Rewrite, shape, extent, seed: 1, size_bytes: scene.volume_mib << 20 };
+    Ok(fio::run(&job)?.latency_p50_us)
+}
+
+/// Takes snapshots while random writes go on.
+fn cut_under_load(scene: &Scene, cuts: Cuts, player: &mut Player, baseline_us: [f64; 2]) -> Result<CutPauses> {
+    println!("{} cuts of {} under load", cuts.count, player.contender);
+    // The process counts from its beginning; the cuts of the set-up had no load.
+    let mut load = Command::new("fio")
+        .args(["--name=load", "--rw=randwrite", "--bs=4096", "--direct=1", "--thread", "--time_based", "--runtime=600"])
+        .args([format!("--iodepth={}", cuts.depth), format!("--size={}m", scene.volume_mib)])
+        .args(kernel_target(player.stack.device()))
+        .stdout(Stdio::null())
+        .spawn()
+        .context("fio cannot be started")?;
+    let before = pauses(player)?.0;
+    let taken = (0..cuts.count).try_for_each(|_| player.stack.cut());
+    load.kill()?;
+    load.wait()?;
+    taken?;
+    let (after, report) = pauses(player)?;
+    let value = |key: &str| find(&report, key).and_then(serde_json::Value::as_u64).with_context(|| format!("no {key}"));
+    Ok(CutPauses {
+        scene: scene.name.clone(),
+        count: after - before,
+        p50_us: value("p50_us")?,
+        p99_us: value("p99_us")?,
+        max_us: value("max_us")?,
+        origin_write_us: baseline_us[1],
+        store_write_us: baseline_us[0],
+    })
+}
+
+/// How many cuts there were, and what the process says of their pauses.
+fn pauses(player: &Player) -> Result<(u64, serde_json::Value)> {
+    let report = player.stack.report()?;
+    let pauses = find(&report, "cut_pauses").context("the process reports no pauses")?.clone();
+    let count = find(&pauses, "count").and_then(serde_json::Value::as_u64).context("no count of cuts")?;
+    Ok((count, pauses))
+}

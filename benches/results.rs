@@ -1,0 +1,42 @@
+//! Everything one run of `scripts/bench` measured: what stands in its JSON.
+
+use crate::kernel::play::CutPauses;
+use crate::kernel::scene::Scene;
+use crate::sample::Sample;
+use serde::{Deserialize, Serialize};
+
+/// The machine it ran on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its processor, and how many of it.
+    pub processor: String,
+    /// The kernel below everything.
+    pub host_kernel: String,
+    /// The kernel of the comparisons.
+    pub test_kernel: String,
+    /// Versions of what was compared.
+    pub programs: Vec<String>,
+    /// When, in ISO 8601.
+    pub date: String,
+    /// The state of the source.
+    pub commit: String,
+    /// Load of the machine when the run began: what else it did.
+    pub load_before: f64,
+}
+
+/// All of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// Where.
+    pub machine: Machine,
+    /// Fewer rounds than figures for the record need.
+    pub quick: bool,
+    /// What was played.
+    pub scenes: Vec<Scene>,
+    /// Every measurement.
+    pub samples: Vec<Sample>,
+    /// Pauses of cuts.
+    pub cuts: Vec<CutPauses>,
+    /// Parts that did not run, and why.
+    pub skipped: Vec<String>,
+}
