@@ -8,6 +8,8 @@
 
 pub mod fio;
 pub mod kernel;
+pub mod machine;
+pub mod report;
 pub mod results;
 pub mod sample;
 pub mod statistics;

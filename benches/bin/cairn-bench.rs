@@ -3,6 +3,8 @@
 use anyhow::{Context, Result};
 use cairn_benches::kernel::drive::{drive, Place};
 use cairn_benches::kernel::scene::scenes;
+use cairn_benches::machine;
+use cairn_benches::report;
 use cairn_benches::results::Results;
 use clap::{Args, Parser, Subcommand};
 use std::fs;
@@ -18,8 +20,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Measure, and write what was measured as JSON
+    /// Measure, write what was measured as JSON, and report
     Run(Run),
+    /// Make the report of a `results.json` anew
+    Report {
+        /// Where it lies, and where the report goes
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +54,10 @@ struct Run {
 fn main() -> Result<()> {
     match Arguments::parse().verb {
         Verb::Run(run) => measure(&run),
+        Verb::Report { directory } => {
+            let results = serde_json::from_slice(&fs::read(directory.join("results.json"))?)?;
+            report::write(&results, &directory)
+        }
     }
 }
 
@@ -56,7 +67,8 @@ fn save(results: &Results, path: &Path) -> Result<()> {
 
 fn measure(run: &Run) -> Result<()> {
     fs::create_dir_all(&run.out)?;
-    let mut results = Results { quick: run.quick, ..Results::default() };
+    let machine = machine::describe(&run.project, run.kernel.as_deref());
+    let mut results = Results { quick: run.quick, machine, ..Results::default() };
     let wanted = |name: &str| run.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
     match &run.kernel {
         None => results.skipped.push("the real kernel: there is none to boot".to_owned()),
@@ -74,5 +86,8 @@ fn measure(run: &Run) -> Result<()> {
             }
         }
     }
-    save(&results, &run.out.join("results.json"))
+    save(&results, &run.out.join("results.json"))?;
+    report::write(&results, &run.out)?;
+    println!("the report is {}", run.out.join("report.md").display());
+    Ok(())
 }

@@ -26,11 +26,13 @@ pub struct Cairn {
 }
 
 impl Cairn {
-    /// A volume that is going to have so many snapshots.
-    pub fn new(volume: &str, size_mib: u64, origin: Disk, store: Disk, snapshots: u32) -> Result<Cairn> {
+    /// A volume on an origin and a store that is going to have so many snapshots.
+    pub fn new(volume: &str, size_mib: u64, disks: [Disk; 2], queues: u32, snapshots: u32) -> Result<Cairn> {
+        let [origin, store] = disks;
         let (origin_path, store_path) = (origin.path().display().to_string(), store.path().display().to_string());
         run("cairn", &["create", volume, "--origin", &origin_path, "--store", &store_path, "--yes"])?;
-        run("cairn", &["attach", volume, "--frontend", "ublk", "--queues", "2", "--depth", "128"])?;
+        let queues = queues.to_string();
+        run("cairn", &["attach", volume, "--frontend", "ublk", "--queues", &queues, "--depth", "128"])?;
         let shown: serde_json::Value = serde_json::from_str(&run("cairn", &["--json", "show", volume])?)?;
         let process_id = find(&shown, "process_id").and_then(serde_json::Value::as_u64);
         let mut cairn = Cairn {

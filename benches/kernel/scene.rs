@@ -102,6 +102,7 @@ fn first_writes() -> [Scene; 3] {
     let latency = Scene {
         name: "latency-first".to_owned(),
         model: Model::Latency { us: 1000 },
+        contenders: contenders(&[&PEERS[..], &[("cairn one queue", 1)]].concat()),
         turns: vec![first(4096, 1, 300), first(4096, 32, 5000)],
         rounds: 9,
         cuts: Some(Cuts { count: 200, depth: 32 }),

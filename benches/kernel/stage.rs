@@ -42,7 +42,11 @@ pub fn set_up(scene: &Scene, index: usize, contender: &Contender) -> Result<Play
             let (data, metadata) = (disk("o", size_mib * 3)?, disk("s", THIN_METADATA_MIB)?);
             Box::new(DmThin::new(&name, size_mib, data, metadata, snapshots)?)
         }
-        "cairn" => Box::new(Cairn::new(&name, size_mib, disk("o", size_mib)?, disk("s", scene.store_mib)?, snapshots)?),
+        "cairn" | "cairn one queue" => {
+            let queues = if contender.name == "cairn" { 2 } else { 1 };
+            let (origin, store) = (disk("o", size_mib)?, disk("s", scene.store_mib)?);
+            Box::new(Cairn::new(&name, size_mib, [origin, store], queues, snapshots)?)
+        }
         other => bail!("nobody is called {other}"),
     };
     // Every block is there before the clock runs, whoever's turn it is.

@@ -1,0 +1,168 @@
+//! The report as Markdown.
+
+use super::goals::{rows, Bound, Check, Row};
+use super::plots::Plot;
+use super::series::{paired, per_request, Series};
+use crate::kernel::scene::Scene;
+use crate::results::Results;
+use crate::sample::{Contender, Sample, Shape, Work};
+use crate::statistics::{median, summary, Summary};
+use std::fmt::Write;
+
+/// The whole report.
+pub fn page(results: &Results, plots: &[Plot]) -> String {
+    let mut text = String::new();
+    preamble(&mut text, results);
+    goals(&mut text, &rows(results));
+    for scene in &results.scenes {
+        scene_section(&mut text, results, scene, plots);
+    }
+    text
+}
+
+/// Writing to a string cannot fail.
+macro_rules! line {
+    ($text:expr, $($argument:tt)*) => { writeln!($text, $($argument)*).expect("a string takes everything") };
+}
+
+fn preamble(text: &mut String, results: &Results) {
+    let machine = &results.machine;
+    line!(text, "# Measured side by side\n");
+    line!(text, "Made by `scripts/bench` on {}, commit {}.", machine.date, machine.commit);
+    line!(text, "{}; host kernel {}; test kernel {}.", machine.processor, machine.host_kernel, machine.test_kernel);
+    line!(text, "Compared: {}. Load average when it began: {:.1}.", machine.programs.join("; "), machine.load_before);
+    line!(text, "\nMedians of rounds in which the contenders took turns. In brackets: the interval that holds the median of");
+    line!(text, "other rounds with 95 %, by bootstrap. Ratios are medians of the ratios of the rounds. I/Os and bytes are");
+    line!(text, "those of the devices below, by /proc/diskstats, for each request of the user.");
+    if results.quick {
+        line!(text, "\n**A quick run: it shows that everything runs, and is too short for figures.**");
+    }
+    for skipped in &results.skipped {
+        line!(text, "\n**SKIPPED: {skipped}**");
+    }
+}
+
+fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1000.0 => {
+            let digits = format!("{value:.0}");
+            let mut grouped = String::new();
+            for (index, digit) in digits.chars().enumerate() {
+                if index > 0 && (digits.len() - index).is_multiple_of(3) && !grouped.ends_with('-') {
+                    grouped.push(',');
+                }
+                grouped.push(digit);
+            }
+            grouped
+        }
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+fn with_interval(summary: &Summary) -> String {
+    if summary.rounds < 2 {
+        return number(summary.median);
+    }
+    format!("{} [{}, {}]", number(summary.median), number(summary.interval_low), number(summary.interval_high))
+}
+
+fn goals(text: &mut String, rows: &[Row]) {
+    line!(text, "\n## Goals\n");
+    line!(text, "| work | goal | measured | verdict |");
+    line!(text, "|---|---|---|---|");
+    for row in rows {
+        let measured: Vec<String> = row.checks.iter().map(measured).collect();
+        line!(text, "| {} | {} | {} | {} |", row.work, row.goal, measured.join("; "), row.verdict());
+    }
+}
+
+fn measured(check: &Check) -> String {
+    let value = check.value.as_ref().map_or("not measured".to_owned(), with_interval);
+    let bound = match check.bound {
+        Bound::AtLeast(bound) => format!(" (>= {bound}: {})", check.verdict()),
+        Bound::AtMost(bound) => format!(" (<= {bound}: {})", check.verdict()),
+        Bound::Reported => String::new(),
+    };
+    format!("{}: {value}{bound}", check.what)
+}
+
+/// What a kind of load is called.
+pub fn work_name(work: Work, shape: Shape) -> String {
+    let what = match work {
+        Work::FirstWrite => "first write, random",
+        Work::Rewrite => "rewrite, random",
+        Work::Read => "read, random",
+        Work::SequentialFirstWrite => "first write, sequential",
+        Work::SequentialWrite => "rewrite, sequential",
+        Work::SequentialRead => "read, sequential",
+        Work::Mixed => "70 % reads, 30 % rewrites, random",
+        Work::SyncWrite => "rewrite, random, each with fsync",
+        Work::ReadOldest => "read of the oldest snapshot, random",
+        Work::ReadYoungest => "read of the youngest snapshot, random",
+        Work::SequentialReadOldest => "read of the oldest snapshot, sequential",
+        Work::SequentialReadYoungest => "read of the youngest snapshot, sequential",
+    };
+    let jobs = if shape.jobs == 1 { String::new() } else { format!(", {} jobs", shape.jobs) };
+    format!("{what}, {} KiB, depth {}{jobs}", shape.block_bytes >> 10, shape.depth)
+}
+
+fn scene_section(text: &mut String, results: &Results, scene: &Scene, plots: &[Plot]) {
+    line!(text, "\n## {}\n", scene.name);
+    line!(text, "Disks: {}. Volumes of {} MiB. {} rounds.", scene.model, scene.volume_mib, scene.rounds);
+    let series = Series::of(results);
+    for turn in &scene.turns {
+        let of_turn = |contender: &Contender| {
+            let mut all = series.iter().filter(|(key, _)| key.scene == scene.name && key.contender == *contender);
+            all.find(|(key, _)| key.work == turn.work && key.shape == turn.shape).map(|(_, samples)| samples.to_vec())
+        };
+        let played: Vec<_> =
+            scene.contenders.iter().filter_map(|contender| Some((contender, of_turn(contender)?))).collect();
+        let Some((first, baseline)) = played.first() else { continue };
+        line!(text, "\n### {}\n", work_name(turn.work, turn.shape));
+        table(text, &played, first, baseline);
+        for plot in plots.iter().filter(|plot| plot.scene == scene.name && plot.turn == (turn.work, turn.shape)) {
+            line!(text, "\n![{}]({})", work_name(turn.work, turn.shape), plot.file);
+        }
+    }
+    for cuts in results.cuts.iter().filter(|cuts| cuts.scene == scene.name) {
+        line!(text, "\n{} cuts while random writes went on: p50 {} us, p99 {} us, longest {} us.", cuts.count, cuts.p50_us,
+            cuts.p99_us, cuts.max_us);
+        line!(text, "A write of the bare disk under the same load took {:.0} us, alone {:.0} us.", cuts.origin_write_us,
+            cuts.store_write_us);
+    }
+}
+
+fn table(text: &mut String, played: &[(&Contender, Vec<&Sample>)], first: &Contender, baseline: &[&Sample]) {
+    line!(text, "| | requests/s | of {first} | p50 us | p99 us | origin reads | origin writes | store writes | flushes | \
+        bytes written per byte | CPU us of the target |");
+    line!(text, "|---|---|---|---|---|---|---|---|---|---|---|");
+    for (contender, samples) in played {
+        let middle = |figure: &dyn Fn(&Sample) -> f64| {
+            number(median(&samples.iter().map(|sample| figure(sample)).collect::<Vec<_>>()))
+        };
+        let speeds: Vec<f64> = samples.iter().map(|sample| sample.speed.requests_per_s).collect();
+        let speed = summary(&speeds).as_ref().map_or(String::new(), with_interval);
+        let ratio = paired(samples, baseline).as_ref().map_or(String::new(), with_interval);
+        let cpu = |sample: &Sample| sample.target_cpu_us.unwrap_or_default() as f64 / sample.speed.requests as f64;
+        let cpu = if samples[0].target_cpu_us.is_some() { middle(&cpu) } else { String::new() };
+        line!(text, "| {contender} | {speed} | {ratio} | {} | {} | {} | {} | {} | {} | {} | {cpu} |",
+            middle(&|sample| sample.speed.latency_p50_us), middle(&|sample| sample.speed.latency_p99_us),
+            middle(&per_request::origin_reads), middle(&per_request::origin_writes), middle(&per_request::store_writes),
+            middle(&per_request::flushes), middle(&per_request::amplification));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_keep_what_matters() {
+        assert_eq!(number(1_234_567.8), "1,234,568");
+        assert_eq!(number(999.6), "1000");
+        assert_eq!(number(12.34), "12.3");
+        assert_eq!(number(0.12345), "0.123");
+    }
+}
