@@ -62,7 +62,8 @@ fn main() -> Result<()> {
 }
 
 fn save(results: &Results, path: &Path) -> Result<()> {
-    fs::write(path, serde_json::to_vec_pretty(results)?).with_context(|| format!("{} cannot be written", path.display()))
+    fs::write(path, serde_json::to_vec_pretty(results)?)
+        .with_context(|| format!("{} cannot be written", path.display()))
 }
 
 fn measure(run: &Run) -> Result<()> {

@@ -72,8 +72,11 @@ impl Disk {
     pub fn counts(&self) -> Result<DeviceCounts> {
         let path = format!("/sys/block/{}/stat", self.name);
         let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
-        let fields: Vec<u64> =
-            text.split_whitespace().map(str::parse).collect::<Result<_, _>>().with_context(|| format!("{path}: {text}"))?;
+        let fields: Vec<u64> = text
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("{path}: {text}"))?;
         let field = |index: usize| fields.get(index).copied().with_context(|| format!("{path} has no field {index}"));
         Ok(DeviceCounts {
             reads: field(0)?,

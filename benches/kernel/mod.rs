@@ -19,7 +19,8 @@ use std::process::Command;
 
 /// Runs a command that must succeed; gives what it printed.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("{program} cannot be started"))?;
+    let output =
+        Command::new(program).args(arguments).output().with_context(|| format!("{program} cannot be started"))?;
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{program} {}: {}{complained}{said}", arguments.join(" "), output.status);
     Ok(said.into_owned())

@@ -84,9 +84,7 @@ const PEERS: [(&str, u32); 9] = [
 
 /// First writes against the kernel's own snapshots, on disks of each model.
 fn first_writes() -> [Scene; 3] {
-    let first = |block_bytes, depth, requests| {
-        turn(Work::FirstWrite, shape(block_bytes, depth, 1), once(requests))
-    };
+    let first = |block_bytes, depth, requests| turn(Work::FirstWrite, shape(block_bytes, depth, 1), once(requests));
     let ram = Scene {
         name: "ram-first".to_owned(),
         model: Model::Ram,
@@ -155,7 +153,14 @@ fn others() -> Scene {
         model: Model::Ram,
         volume_mib: 128,
         store_mib: 768,
-        contenders: contenders(&[("raw", 0), ("loop", 0), ("dm-snapshot", 1), ("dm-thin", 1), ("cairn", 0), ("cairn", 1)]),
+        contenders: contenders(&[
+            ("raw", 0),
+            ("loop", 0),
+            ("dm-snapshot", 1),
+            ("dm-thin", 1),
+            ("cairn", 0),
+            ("cairn", 1),
+        ]),
         turns: vec![
             turn(Work::SequentialFirstWrite, shape(64 << 10, 32, 1), once(2048)),
             turn(Work::SequentialFirstWrite, shape(1 << 20, 8, 1), once(128)),

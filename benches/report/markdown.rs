@@ -31,8 +31,14 @@ fn preamble(text: &mut String, results: &Results) {
     line!(text, "Made by `scripts/bench` on {}, commit {}.", machine.date, machine.commit);
     line!(text, "{}; host kernel {}; test kernel {}.", machine.processor, machine.host_kernel, machine.test_kernel);
     line!(text, "Compared: {}. Load average when it began: {:.1}.", machine.programs.join("; "), machine.load_before);
-    line!(text, "\nMedians of rounds in which the contenders took turns. In brackets: the interval that holds the median of");
-    line!(text, "other rounds with 95 %, by bootstrap. Ratios are medians of the ratios of the rounds. I/Os and bytes are");
+    line!(
+        text,
+        "\nMedians of rounds in which the contenders took turns. In brackets: the interval that holds the median of"
+    );
+    line!(
+        text,
+        "other rounds with 95 %, by bootstrap. Ratios are medians of the ratios of the rounds. I/Os and bytes are"
+    );
     line!(text, "those of the devices below, by /proc/diskstats, for each request of the user.");
     if results.quick {
         line!(text, "\n**A quick run: it shows that everything runs, and is too short for figures.**");
@@ -127,16 +133,29 @@ fn scene_section(text: &mut String, results: &Results, scene: &Scene, plots: &[P
         }
     }
     for cuts in results.cuts.iter().filter(|cuts| cuts.scene == scene.name) {
-        line!(text, "\n{} cuts while random writes went on: p50 {} us, p99 {} us, longest {} us.", cuts.count, cuts.p50_us,
-            cuts.p99_us, cuts.max_us);
-        line!(text, "A write of the bare disk under the same load took {:.0} us, alone {:.0} us.", cuts.origin_write_us,
-            cuts.store_write_us);
+        line!(
+            text,
+            "\n{} cuts while random writes went on: p50 {} us, p99 {} us, longest {} us.",
+            cuts.count,
+            cuts.p50_us,
+            cuts.p99_us,
+            cuts.max_us
+        );
+        line!(
+            text,
+            "A write of the bare disk under the same load took {:.0} us, alone {:.0} us.",
+            cuts.origin_write_us,
+            cuts.store_write_us
+        );
     }
 }
 
 fn table(text: &mut String, played: &[(&Contender, Vec<&Sample>)], first: &Contender, baseline: &[&Sample]) {
-    line!(text, "| | requests/s | of {first} | p50 us | p99 us | origin reads | origin writes | store writes | flushes | \
-        bytes written per byte | CPU us of the target |");
+    line!(
+        text,
+        "| | requests/s | of {first} | p50 us | p99 us | origin reads | origin writes | store writes | flushes | \
+        bytes written per byte | CPU us of the target |"
+    );
     line!(text, "|---|---|---|---|---|---|---|---|---|---|---|");
     for (contender, samples) in played {
         let middle = |figure: &dyn Fn(&Sample) -> f64| {
@@ -147,10 +166,17 @@ fn table(text: &mut String, played: &[(&Contender, Vec<&Sample>)], first: &Conte
         let ratio = paired(samples, baseline).as_ref().map_or(String::new(), with_interval);
         let cpu = |sample: &Sample| sample.target_cpu_us.unwrap_or_default() as f64 / sample.speed.requests as f64;
         let cpu = if samples[0].target_cpu_us.is_some() { middle(&cpu) } else { String::new() };
-        line!(text, "| {contender} | {speed} | {ratio} | {} | {} | {} | {} | {} | {} | {} | {cpu} |",
-            middle(&|sample| sample.speed.latency_p50_us), middle(&|sample| sample.speed.latency_p99_us),
-            middle(&per_request::origin_reads), middle(&per_request::origin_writes), middle(&per_request::store_writes),
-            middle(&per_request::flushes), middle(&per_request::amplification));
+        line!(
+            text,
+            "| {contender} | {speed} | {ratio} | {} | {} | {} | {} | {} | {} | {} | {cpu} |",
+            middle(&|sample| sample.speed.latency_p50_us),
+            middle(&|sample| sample.speed.latency_p99_us),
+            middle(&per_request::origin_reads),
+            middle(&per_request::origin_writes),
+            middle(&per_request::store_writes),
+            middle(&per_request::flushes),
+            middle(&per_request::amplification)
+        );
     }
 }
 

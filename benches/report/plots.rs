@@ -59,9 +59,9 @@ fn bar_chart(path: &Path, title: &str, bars: &[(String, Summary)]) -> Drawn {
         .margin(8)
         .x_label_area_size(34)
         .y_label_area_size(130)
-        .build_cartesian_2d(0.0..highest, (0..bars.len()).into_segmented())?;
+        .build_cartesian_2d(0.0..highest, (0..bars.len() - 1).into_segmented())?;
     let label = |at: &SegmentValue<usize>| match at {
-        SegmentValue::CenterOf(index) => bars.get(bars.len() - 1 - index).map_or(String::new(), |bar| bar.0.clone()),
+        SegmentValue::CenterOf(index) => bars.iter().rev().nth(*index).map_or(String::new(), |bar| bar.0.clone()),
         _ => String::new(),
     };
     chart
