@@ -9,7 +9,9 @@
 pub mod fio;
 pub mod kernel;
 pub mod machine;
+pub mod native;
 pub mod report;
 pub mod results;
 pub mod sample;
 pub mod statistics;
+pub mod turns;

@@ -55,6 +55,13 @@ pub struct Contender {
     pub snapshots: u32,
 }
 
+impl Contender {
+    /// Has no snapshots, and is not the disk that everybody is compared with.
+    pub fn has_none_to_save_for(&self) -> bool {
+        self.snapshots == 0 && self.name != "raw"
+    }
+}
+
 impl std::fmt::Display for Contender {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.snapshots {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use cairn_benches::kernel::drive::{drive, Place};
 use cairn_benches::kernel::scene::scenes;
 use cairn_benches::machine;
+use cairn_benches::native;
 use cairn_benches::report;
 use cairn_benches::results::Results;
 use clap::{Args, Parser, Subcommand};
@@ -86,6 +87,11 @@ fn measure(run: &Run) -> Result<()> {
                 save(&results, &run.out.join("results.json"))?;
             }
         }
+    }
+    let scene = native::scene(run.quick);
+    if wanted(&scene.name) {
+        native::play(&scene, &run.binaries, &mut results)?;
+        results.scenes.push(scene);
     }
     save(&results, &run.out.join("results.json"))?;
     report::write(&results, &run.out)?;

@@ -1,8 +1,9 @@
 //! Cairn itself, as its own commands set it up.
 
-use super::contender::{open_direct, Stack};
+use super::contender::open_direct;
 use super::disk::Disk;
 use super::run;
+use crate::turns::{device_target, Stack};
 use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
@@ -22,7 +23,7 @@ pub struct Cairn {
     wanted: u32,
     taken: VecDeque<u64>,
     next: u64,
-    exposed: Option<[PathBuf; 2]>,
+    exposed: Option<[Vec<String>; 2]>,
 }
 
 impl Cairn {
@@ -82,8 +83,8 @@ pub fn find<'a>(value: &'a serde_json::Value, key: &str) -> Option<&'a serde_jso
 }
 
 impl Stack for Cairn {
-    fn device(&self) -> &Path {
-        &self.path
+    fn target(&self) -> Vec<String> {
+        device_target(&self.path)
     }
     fn origin(&self) -> &[Disk] {
         &self.origin
@@ -114,16 +115,14 @@ impl Stack for Cairn {
         self.take()
     }
 
-    fn snapshot_devices(&mut self) -> Result<[PathBuf; 2]> {
+    fn snapshot_targets(&mut self) -> Result<[Vec<String>; 2]> {
         if self.exposed.is_none() {
-            let (oldest, youngest) = (self.taken.front(), self.taken.back());
-            let mut devices = Vec::new();
-            for number in [oldest, youngest] {
+            let expose = |number: Option<&u64>| -> Result<Vec<String>> {
                 let name = format!("{}@s{}", self.volume, number.context("it has snapshots")?);
                 run("cairn", &["expose", &name])?;
-                devices.push(Path::new("/dev/cairn").join(name));
-            }
-            self.exposed = Some(devices.try_into().expect("there are two"));
+                Ok(device_target(&Path::new("/dev/cairn").join(name)))
+            };
+            self.exposed = Some([expose(self.taken.front())?, expose(self.taken.back())?]);
         }
         Ok(self.exposed.clone().expect("they were exposed"))
     }

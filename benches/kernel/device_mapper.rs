@@ -4,9 +4,10 @@
 //! - Each dm-snapshot has a store of its own, which no other contender can count on.
 //! - A thin volume is provisioned before it is snapshotted, so that a first write copies.
 
-use super::contender::{fill, open_direct, Stack};
+use super::contender::{fill, open_direct};
 use super::disk::Disk;
 use super::run;
+use crate::turns::{device_target, Stack};
 use anyhow::{Context, Result};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -46,8 +47,8 @@ impl DmSnapshot {
 }
 
 impl Stack for DmSnapshot {
-    fn device(&self) -> &Path {
-        &self.path
+    fn target(&self) -> Vec<String> {
+        device_target(&self.path)
     }
     fn origin(&self) -> &[Disk] {
         &self.origin
@@ -105,8 +106,8 @@ impl DmThin {
 }
 
 impl Stack for DmThin {
-    fn device(&self) -> &Path {
-        &self.path
+    fn target(&self) -> Vec<String> {
+        device_target(&self.path)
     }
     fn origin(&self) -> &[Disk] {
         &self.data

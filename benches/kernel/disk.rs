@@ -1,7 +1,7 @@
 //! Disks of the test kernel: null_blk with memory behind it, as fast as the model says.
 
 use crate::sample::DeviceCounts;
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ pub enum Model {
     Latency { us: u64 },
     /// Every disk moves at most so much, reads and writes together.
     Bandwidth { mib_per_s: u64 },
+    /// No disk at all: files in the memory of this machine.
+    Files,
 }
 
 impl std::fmt::Display for Model {
@@ -24,6 +26,7 @@ impl std::fmt::Display for Model {
             Model::Ram => formatter.write_str("memory"),
             Model::Latency { us } => write!(formatter, "every request takes {us} us"),
             Model::Bandwidth { mib_per_s } => write!(formatter, "at most {mib_per_s} MiB/s a disk"),
+            Model::Files => formatter.write_str("files in memory, on the host itself"),
         }
     }
 }
@@ -58,6 +61,7 @@ impl Disk {
                 set("irqmode", 0)?;
                 set("mbps", mib_per_s)?;
             }
+            Model::Files => bail!("files are no null_blk disks"),
         }
         set("power", 1)?;
         Ok(Disk { name: name.to_owned() })

@@ -1,9 +1,9 @@
 //! libublk's own loop example: what a ublk target costs that does nothing of its own.
 
-use super::contender::Stack;
 use super::disk::Disk;
+use crate::turns::{device_target, Stack};
 use anyhow::{ensure, Context, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,14 +43,11 @@ impl Drop for LoopTarget {
 }
 
 impl Stack for LoopTarget {
-    fn device(&self) -> &Path {
-        &self.path
+    fn target(&self) -> Vec<String> {
+        device_target(&self.path)
     }
     fn origin(&self) -> &[Disk] {
         &self.disk
-    }
-    fn stores(&self) -> &[Disk] {
-        &[]
     }
     fn renew_snapshots(&mut self) -> Result<()> {
         Ok(())

@@ -1,16 +1,11 @@
-//! Plays a scene: every round, every turn, every contender.
-//!
-//! Invariants:
-//! - Within a turn the contenders follow each other at once, and who begins changes from round to round.
-//! - A first write goes to a block that was not written since the snapshots were renewed; a rewrite never does.
+//! Plays a scene inside a test kernel, and the cuts at its end.
 
 use super::cairn::find;
-use super::contender::{cpu_time_us, fill};
-use super::disk::counts_of;
-use super::scene::{Cuts, Scene, Turn};
-use super::stage::{set_up, Player};
+use super::scene::{Cuts, Scene};
+use super::stage::set_up;
 use crate::fio::{self, Job};
 use crate::sample::{Sample, Work};
+use crate::turns::{play_rounds, Player};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -57,20 +52,7 @@ pub fn play(scene: &Scene, directory: &Path) -> Result<()> {
         println!("setting up {contender}");
         players.push(set_up(scene, index, contender).with_context(|| format!("{contender} cannot be set up"))?);
     }
-    for round in 0..scene.rounds {
-        println!("round {} of {}", round + 1, scene.rounds);
-        for turn in &scene.turns {
-            for index in 0..players.len() {
-                let turn_of = (index + round as usize) % players.len();
-                let player = &mut players[turn_of];
-                let sample = measure(scene, round, turn, player)
-                    .with_context(|| format!("{} fails at {:?} {:?}", player.contender, turn.work, turn.shape))?;
-                if let Some(sample) = sample {
-                    results.add(&sample)?;
-                }
-            }
-        }
-    }
+    play_rounds(scene, &mut players, &mut |sample| results.add(sample))?;
     if let (Some(cuts), Some(position)) = (scene.cuts, players.iter().position(|one| one.contender.name == "cairn")) {
         let baseline = players.iter().position(|one| one.contender.name == "raw").context("nothing to compare with")?;
         let alone = lone_write_us(scene, &players[baseline], 1)?;
@@ -82,66 +64,9 @@ pub fn play(scene: &Scene, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn kernel_target(path: &Path) -> Vec<String> {
-    vec!["--ioengine=io_uring".to_owned(), format!("--filename={}", path.display())]
-}
-
-/// Puts the player into the state that the work begins in.
-fn prepare(scene: &Scene, work: Work, player: &mut Player) -> Result<()> {
-    match work {
-        Work::FirstWrite | Work::SequentialFirstWrite => {
-            player.stack.renew_snapshots()?;
-            player.settled = false;
-        }
-        _ if !player.settled => {
-            player.stack.renew_snapshots()?;
-            fill(player.stack.device(), scene.volume_mib << 20)?;
-            player.settled = true;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn device_for(work: Work, player: &mut Player) -> Result<PathBuf> {
-    Ok(match work {
-        Work::ReadOldest | Work::SequentialReadOldest => player.stack.snapshot_devices()?[0].clone(),
-        Work::ReadYoungest | Work::SequentialReadYoungest => player.stack.snapshot_devices()?[1].clone(),
-        _ => player.stack.device().to_owned(),
-    })
-}
-
-fn measure(scene: &Scene, round: u32, turn: &Turn, player: &mut Player) -> Result<Option<Sample>> {
-    let is_first = matches!(turn.work, Work::FirstWrite | Work::SequentialFirstWrite);
-    if is_first && player.contender.snapshots == 0 && player.contender.name != "raw" {
-        return Ok(None);
-    }
-    prepare(scene, turn.work, player)?;
-    let target = kernel_target(&device_for(turn.work, player)?);
-    let Turn { work, shape, extent } = *turn;
-    let seed = u64::from(round) + 1;
-    let job = Job { target: &target, work, shape, extent, seed, size_bytes: scene.volume_mib << 20 };
-    let stack = &player.stack;
-    let cpu_before = stack.process_id().map(cpu_time_us).transpose()?;
-    let (origin, store) = (counts_of(stack.origin())?, counts_of(stack.stores())?);
-    let speed = fio::run(&job)?;
-    let cpu_after = stack.process_id().map(cpu_time_us).transpose()?;
-    Ok(Some(Sample {
-        scene: scene.name.clone(),
-        round,
-        contender: player.contender.clone(),
-        work,
-        shape,
-        speed,
-        origin: Some(counts_of(stack.origin())?.since(&origin)),
-        store: Some(counts_of(stack.stores())?.since(&store)),
-        target_cpu_us: cpu_after.zip(cpu_before).map(|(after, before)| after - before),
-    }))
-}
-
 /// How long a write of the bare disk takes among so many.
 fn lone_write_us(scene: &Scene, player: &Player, depth: u32) -> Result<f64> {
-    let target = kernel_target(player.stack.device());
+    let target = player.stack.target();
     let shape = crate::sample::Shape { block_bytes: 4096, depth, jobs: 1 };
     let extent = fio::Extent::For { time_ms: 1000 };
     let job = Job { target: &target, work: Work::Rewrite, shape, extent, seed: 1, size_bytes: scene.volume_mib << 20 };
@@ -155,7 +80,7 @@ fn cut_under_load(scene: &Scene, cuts: Cuts, player: &mut Player, baseline_us: [
     let mut load = Command::new("fio")
         .args(["--name=load", "--rw=randwrite", "--bs=4096", "--direct=1", "--thread", "--time_based", "--runtime=600"])
         .args([format!("--iodepth={}", cuts.depth), format!("--size={}m", scene.volume_mib)])
-        .args(kernel_target(player.stack.device()))
+        .args(player.stack.target())
         .stdout(Stdio::null())
         .spawn()
         .context("fio cannot be started")?;

@@ -1,28 +1,19 @@
 //! Sets up the contenders of a scene, each on its own disks.
 
 use super::cairn::Cairn;
-use super::contender::{Bare, Stack};
+use super::contender::Bare;
 use super::device_mapper::{DmSnapshot, DmThin};
 use super::disk::Disk;
 use super::loop_target::LoopTarget;
 use super::scene::Scene;
 use crate::sample::Contender;
+use crate::turns::{Player, Stack};
 use anyhow::{bail, Result};
 
 /// Metadata of a thin pool is small.
 const THIN_METADATA_MIB: u64 = 64;
 /// What the exceptions of dm-snapshot take besides the chunks themselves.
 const EXCEPTIONS_MIB: u64 = 16;
-
-/// One contender, ready to be measured.
-pub struct Player {
-    /// Who.
-    pub contender: Contender,
-    /// Its devices.
-    pub stack: Box<dyn Stack>,
-    /// Nothing that snapshots need is on the volume's own disk.
-    pub settled: bool,
-}
 
 /// Builds one contender of a scene.
 pub fn set_up(scene: &Scene, index: usize, contender: &Contender) -> Result<Player> {
@@ -49,6 +40,5 @@ pub fn set_up(scene: &Scene, index: usize, contender: &Contender) -> Result<Play
         }
         other => bail!("nobody is called {other}"),
     };
-    // Every block is there before the clock runs, whoever's turn it is.
     Ok(Player { contender: contender.clone(), stack, settled: false })
 }

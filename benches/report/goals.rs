@@ -117,6 +117,7 @@ pub fn rows(results: &Results) -> Vec<Row> {
         first_on_ram(&series),
         pass_on_ram(&series),
         pass_on_latency(&series),
+        native(&series),
         snapshot_reads(&series, many),
         cut_pause(results),
     ]
@@ -231,6 +232,19 @@ fn pass_on_ram(series: &Series<'_>) -> Row {
 fn pass_on_latency(series: &Series<'_>) -> Row {
     let checks = pass_through_checks(series, "latency-pass", RAW, Bound::AtLeast(0.98));
     Row { work: "latency 10 ms, rewrite, read, no snapshot", goal: "at least 98 % of raw", checks }
+}
+
+fn native(series: &Series<'_>) -> Row {
+    let mut checks = Vec::new();
+    for (work, name) in [(Work::Rewrite, "rewrite"), (Work::FirstWrite, "first write")] {
+        for shape in [ONE, DEEP] {
+            let ratio =
+                series.ratio(Place { scene: "native", work, shape }, ("cairn", 1), ("qemu copy-before-write", 1));
+            checks.push(check(format!("{name}, depth {}", shape.depth), Bound::AtLeast(1.5), ratio));
+        }
+    }
+    let goal = "at least 1.5x qemu-storage-daemon with copy-before-write";
+    Row { work: "native NBD, rewrite and first write", goal, checks }
 }
 
 fn snapshot_reads(series: &Series<'_>, many: u32) -> Row {
