@@ -6,6 +6,7 @@
 //! - What is compared was measured in the same run, round by round, the contenders taking turns.
 //! - What could not be measured is reported as such, never as a figure.
 
+pub mod engine;
 pub mod fio;
 pub mod kernel;
 pub mod machine;

@@ -1,5 +1,6 @@
 //! Everything one run of `scripts/bench` measured: what stands in its JSON.
 
+use crate::engine::count::Cost;
 use crate::kernel::play::CutPauses;
 use crate::kernel::scene::Scene;
 use crate::sample::Sample;
@@ -37,6 +38,12 @@ pub struct Results {
     pub samples: Vec<Sample>,
     /// Pauses of cuts.
     pub cuts: Vec<CutPauses>,
+    /// What the engine's own work costs.
+    #[serde(default)]
+    pub costs: Vec<Cost>,
+    /// Instruction counts that have grown, in a sentence each.
+    #[serde(default)]
+    pub regressions: Vec<String>,
     /// Parts that did not run, and why.
     pub skipped: Vec<String>,
 }

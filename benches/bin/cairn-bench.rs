@@ -1,13 +1,15 @@
 //! Runs the benchmarks and writes the report: what `scripts/bench` calls when everything is built.
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
+use cairn_benches::engine::cases::Case;
+use cairn_benches::engine::count;
 use cairn_benches::kernel::drive::{drive, Place};
 use cairn_benches::kernel::scene::scenes;
 use cairn_benches::machine;
 use cairn_benches::native;
 use cairn_benches::report;
 use cairn_benches::results::Results;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -47,6 +49,9 @@ struct Run {
     /// Few rounds: enough to see that everything runs, not for figures
     #[arg(long)]
     quick: bool,
+    /// The instruction counts of this run become the ones that later ones are held against
+    #[arg(long)]
+    update_baseline: bool,
     /// Only this scene or part
     #[arg(long)]
     only: Option<String>,
@@ -88,6 +93,9 @@ fn measure(run: &Run) -> Result<()> {
             }
         }
     }
+    if wanted("engine") {
+        count_engine(run, &mut results)?;
+    }
     let scene = native::scene(run.quick);
     if wanted(&scene.name) {
         native::play(&scene, &run.binaries, &mut results)?;
@@ -96,5 +104,24 @@ fn measure(run: &Run) -> Result<()> {
     save(&results, &run.out.join("results.json"))?;
     report::write(&results, &run.out)?;
     println!("the report is {}", run.out.join("report.md").display());
+    results.regressions.iter().for_each(|sentence| eprintln!("REGRESSION: {sentence}"));
+    ensure!(results.regressions.is_empty(), "instruction counts have grown; --update-baseline accepts them");
+    Ok(())
+}
+
+fn count_engine(run: &Run, results: &mut Results) -> Result<()> {
+    let (program, baseline) = (run.binaries.join("engine-work"), run.project.join("benches/engine/baseline.json"));
+    for case in Case::value_variants() {
+        let cost = count::count(&program, *case)?;
+        println!(
+            "engine: {case:?}: {:.0} instructions, {:.2} allocations, {:.0} ns",
+            cost.instructions, cost.allocations, cost.time_ns
+        );
+        results.costs.push(cost);
+    }
+    if run.update_baseline {
+        return count::write_baseline(&baseline, &results.costs);
+    }
+    results.regressions = count::regressions(&results.costs, &count::baseline(&baseline)?);
     Ok(())
 }
