@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const BLOCK: u64 = 4096;
-const STORE_BYTES: u64 = 1 << 30;
+const STORE_BYTES: u64 = 512 << 20;
 const SMALL_BYTES: u64 = 1 << 30;
 const LARGE_BYTES: u64 = 16 << 40;
 const SEGMENT_BYTES: u32 = 4 << 20;
@@ -146,7 +146,7 @@ pub async fn run(case: Case, count: u64) -> Duration {
         Case::Read => reads(&Rig::new(SMALL_BYTES, false).await, count).await,
         Case::FirstWrite => first_writes(SMALL_BYTES, [1, 0], count).await,
         Case::FirstWriteLarge => first_writes(LARGE_BYTES, [1, 0], count).await,
-        Case::FirstWriteSaved => first_writes(SMALL_BYTES, [2, 30_000], count).await,
+        Case::FirstWriteSaved => first_writes(SMALL_BYTES, [2, 10_000], count).await,
         Case::FirstWriteSnapshots => first_writes(SMALL_BYTES, [100, 16], count).await,
         Case::FirstWriteDeep => deep_first_writes(count).await,
         Case::NeededTest => needed_test(count),

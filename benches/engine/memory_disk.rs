@@ -4,14 +4,38 @@ use cairn_engine::disk::Disk;
 use cairn_engine::error::Result;
 use std::cell::RefCell;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+
+/// Memory comes in pieces of this size, when they are first written.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// A disk in memory, or one that keeps nothing.
 pub struct MemoryDisk {
     size_bytes: u64,
-    content: Option<RefCell<Vec<u8>>>,
+    content: Option<RefCell<Vec<Vec<u8>>>>,
     yields: bool,
+}
+
+/// The memory of a piece.
+fn made(piece: &mut Vec<u8>) -> &mut [u8] {
+    if piece.is_empty() {
+        *piece = vec![0; PIECE_BYTES];
+    }
+    piece
+}
+
+/// The pieces that a range touches: which, where in it, and which part of the range that is.
+fn parts(offset_bytes: u64, length_bytes: usize) -> impl Iterator<Item = (usize, Range<usize>, Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = offset_bytes as usize + done;
+        let (piece, from) = (at / PIECE_BYTES, at % PIECE_BYTES);
+        let length = (length_bytes - done).min(PIECE_BYTES - from);
+        done += length;
+        (length > 0).then(|| (piece, from..from + length, done - length..done))
+    })
 }
 
 impl MemoryDisk {
@@ -22,13 +46,16 @@ impl MemoryDisk {
 
     /// A disk that keeps everything. `yields`: a durable write takes until everybody else had a turn.
     pub fn keeping(size_bytes: u64, yields: bool) -> MemoryDisk {
-        MemoryDisk { size_bytes, content: Some(RefCell::new(vec![0; size_bytes as usize])), yields }
+        let pieces = RefCell::new(vec![Vec::new(); size_bytes as usize / PIECE_BYTES]);
+        MemoryDisk { size_bytes, content: Some(pieces), yields }
     }
 
     fn put(&self, offset_bytes: u64, data: &[u8]) {
         if let Some(content) = &self.content {
-            let at = offset_bytes as usize;
-            content.borrow_mut()[at..at + data.len()].copy_from_slice(data);
+            let mut pieces = content.borrow_mut();
+            for (piece, inside, part) in parts(offset_bytes, data.len()) {
+                made(&mut pieces[piece])[inside].copy_from_slice(&data[part]);
+            }
         }
     }
 }
@@ -63,8 +90,12 @@ impl Disk for MemoryDisk {
 
     async fn read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
         if let Some(content) = &self.content {
-            let at = offset_bytes as usize;
-            buffer.copy_from_slice(&content.borrow()[at..at + buffer.len()]);
+            for (piece, inside, part) in parts(offset_bytes, buffer.len()) {
+                match &content.borrow()[piece] {
+                    piece if piece.is_empty() => buffer[part].fill(0),
+                    piece => buffer[part].copy_from_slice(&piece[inside]),
+                }
+            }
         }
         Ok(())
     }
@@ -84,8 +115,10 @@ impl Disk for MemoryDisk {
 
     async fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64, _may_unmap: bool) -> Result<()> {
         if let Some(content) = &self.content {
-            let at = offset_bytes as usize;
-            content.borrow_mut()[at..at + length_bytes as usize].fill(0);
+            let mut pieces = content.borrow_mut();
+            for (piece, inside, _) in parts(offset_bytes, length_bytes as usize) {
+                made(&mut pieces[piece])[inside].fill(0);
+            }
         }
         Ok(())
     }

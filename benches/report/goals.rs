@@ -4,6 +4,8 @@
 //! - A verdict is computed from the results; a figure that is missing makes the row "not measured", never "met".
 
 use super::series::{per_request, Place, Series, Who};
+use crate::engine::cases::Case;
+use crate::engine::count::Cost;
 use crate::results::Results;
 use crate::sample::{Shape, Work};
 use crate::statistics::Summary;
@@ -118,8 +120,10 @@ pub fn rows(results: &Results) -> Vec<Row> {
         pass_on_ram(&series),
         pass_on_latency(&series),
         native(&series),
+        engine_costs(results),
         snapshot_reads(&series, many),
         cut_pause(results),
+        scaling(results),
     ]
 }
 
@@ -245,6 +249,52 @@ fn native(series: &Series<'_>) -> Row {
     }
     let goal = "at least 1.5x qemu-storage-daemon with copy-before-write";
     Row { work: "native NBD, rewrite and first write", goal, checks }
+}
+
+/// A count without spread.
+fn exactly(value: f64) -> Option<Summary> {
+    crate::statistics::summary(&[value])
+}
+
+fn cost(results: &Results, case: Case) -> Option<&Cost> {
+    results.costs.iter().find(|cost| cost.case == case)
+}
+
+fn engine_costs(results: &Results) -> Row {
+    let mut checks = Vec::new();
+    for (case, name) in
+        [(Case::PassThrough, "write without snapshots"), (Case::Rewrite, "rewrite"), (Case::Read, "read")]
+    {
+        let cost = cost(results, case);
+        let instructions = cost.and_then(|cost| exactly(cost.instructions));
+        let allocations = cost.and_then(|cost| exactly(cost.allocations));
+        checks.push(check(format!("{name}: instructions"), Bound::AtMost(400.0), instructions));
+        checks.push(check(format!("{name}: allocations"), Bound::AtMost(0.0), allocations));
+    }
+    // Nothing here counts locked instructions yet.
+    checks.push(check("locks", Bound::AtMost(0.0), None));
+    checks.push(check("shared cache lines written", Bound::AtMost(0.0), None));
+    let goal = "at most 400 instructions per 4 KiB request, 0 allocations, 0 locks, 0 shared cache lines written";
+    Row { work: "pass-through cost in the engine", goal, checks }
+}
+
+fn scaling(results: &Results) -> Row {
+    let growth = |case, of| {
+        let (case, of) = (cost(results, case)?, cost(results, of)?);
+        exactly(case.instructions / of.instructions)
+    };
+    let checks = vec![
+        check("write, 16 TiB against 1 GiB", Bound::AtMost(1.05), growth(Case::PassThroughLarge, Case::PassThrough)),
+        check(
+            "first write, 16 TiB against 1 GiB",
+            Bound::AtMost(1.05),
+            growth(Case::FirstWriteLarge, Case::FirstWrite),
+        ),
+        check("first write, much saved", Bound::AtMost(1.05), growth(Case::FirstWriteSaved, Case::FirstWrite)),
+        check("first write, 100 snapshots", Bound::AtMost(1.05), growth(Case::FirstWriteSnapshots, Case::FirstWrite)),
+    ];
+    let goal = "cost per write flat (within 5 %) for volumes of 1 GiB to 16 TiB and stores of 0 to 100 GiB saved";
+    Row { work: "scaling (instructions)", goal, checks }
 }
 
 fn snapshot_reads(series: &Series<'_>, many: u32) -> Row {

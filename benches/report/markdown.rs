@@ -1,6 +1,6 @@
 //! The report as Markdown.
 
-use super::goals::{rows, Bound, Check, Row};
+use super::goals::{rows, Bound, Row};
 use super::plots::Plot;
 use super::series::{paired, per_request, Series};
 use crate::kernel::scene::Scene;
@@ -17,6 +17,7 @@ pub fn page(results: &Results, plots: &[Plot]) -> String {
     for scene in &results.scenes {
         scene_section(&mut text, results, scene, plots);
     }
+    engine_section(&mut text, results);
     text
 }
 
@@ -76,22 +77,43 @@ fn with_interval(summary: &Summary) -> String {
 
 fn goals(text: &mut String, rows: &[Row]) {
     line!(text, "\n## Goals\n");
-    line!(text, "| work | goal | measured | verdict |");
-    line!(text, "|---|---|---|---|");
+    line!(text, "| work | measured | must be | is | |");
+    line!(text, "|---|---|---|---|---|");
     for row in rows {
-        let measured: Vec<String> = row.checks.iter().map(measured).collect();
-        line!(text, "| {} | {} | {} | {} |", row.work, row.goal, measured.join("; "), row.verdict());
+        line!(text, "| **{}** | {} | | | {} |", row.work, row.goal, row.verdict());
+        for check in &row.checks {
+            let value = check.value.as_ref().map_or(String::new(), with_interval);
+            line!(text, "| | {} | {} | {value} | {} |", check.what, must_be(check.bound), check.verdict());
+        }
     }
 }
 
-fn measured(check: &Check) -> String {
-    let value = check.value.as_ref().map_or("not measured".to_owned(), with_interval);
-    let bound = match check.bound {
-        Bound::AtLeast(bound) => format!(" (>= {bound}: {})", check.verdict()),
-        Bound::AtMost(bound) => format!(" (<= {bound}: {})", check.verdict()),
-        Bound::Reported => String::new(),
-    };
-    format!("{}: {value}{bound}", check.what)
+fn must_be(bound: Bound) -> String {
+    match bound {
+        Bound::AtLeast(bound) => format!(">= {}", number(bound)),
+        Bound::AtMost(bound) => format!("<= {}", number(bound)),
+        Bound::Reported => "(reported)".to_owned(),
+    }
+}
+
+fn engine_section(text: &mut String, results: &Results) {
+    if results.costs.is_empty() {
+        return;
+    }
+    line!(text, "\n## engine\n");
+    line!(
+        text,
+        "One request after the other on disks in memory that cost next to nothing. Instructions by callgrind.\n"
+    );
+    line!(text, "| | instructions | allocations | ns |");
+    line!(text, "|---|---|---|---|");
+    for cost in &results.costs {
+        let (instructions, allocations) = (number(cost.instructions), number(cost.allocations));
+        line!(text, "| {:?} | {instructions} | {allocations} | {} |", cost.case, number(cost.time_ns));
+    }
+    for regression in &results.regressions {
+        line!(text, "\n**REGRESSION: {regression}**");
+    }
 }
 
 /// What a kind of load is called.
