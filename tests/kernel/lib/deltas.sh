@@ -50,6 +50,15 @@ map_blocks() {
 # contained A B: every line of A is in B.
 contained() { [ -s "$1" ] && [ -z "$(comm -23 "$1" "$2")" ]; }
 
+# is_a_filesystem DEVICE SUMS: it mounts, after replaying its journal, has the files, takes writes and is clean after it.
+is_a_filesystem() {
+    mount -t "$filesystem" -o "$beside" "$1" /mnt/copy
+    same_files /mnt/copy "$2"
+    random_bytes 256K > /mnt/copy/it-works
+    umount /mnt/copy
+    $check "$1"
+}
+
 # history: a filesystem with the snapshots L, K and M, which went on after M. Leaves sums-L, sums-K, sums-M.
 history() {
     local device=/dev/cairn/vol
@@ -158,7 +167,9 @@ received_by_a_volume() {
     must_fail cairn receive copy < next.cairn
     must_say mounted
     umount /mnt/copy
-    $check /dev/cairn/copy
+    cairn expose copy@M --scratch
+    is_a_filesystem /dev/cairn/copy@M sums-M
+    cairn unexpose copy@M
 
     cairn receive copy --undo
     same_bytes /dev/cairn/copy /dev/cairn/vol@L
@@ -185,7 +196,7 @@ received_by_a_disk() {
     dd if=/dev/cairn/vol@L of="$disk" bs=4k seek=1000 skip=1000 count=1 conv=notrunc status=none
     cairn receive "$disk" < delta.cairn
     same_bytes "$disk" /dev/cairn/vol@M
-    $check "$disk"
+    is_a_filesystem "$disk" sums-M
 }
 
 received_by_a_file() {
@@ -198,11 +209,7 @@ received_by_a_file() {
     same_bytes file.img /dev/cairn/vol@M
 
     disk=$(losetup --find --show --direct-io=on file.img)
-    mount -t "$filesystem" -o "$beside" "$disk" /mnt/copy
-    same_files /mnt/copy sums-M
-    random_bytes 1M > /mnt/copy/it-works
-    umount /mnt/copy
-    $check "$disk"
+    is_a_filesystem "$disk" sums-M
     losetup --detach "$disk"
     must_fail cairn receive file.img < next.cairn
     [ "$refusal_status" = 11 ] || fail "a file that was written since was not refused as such"
