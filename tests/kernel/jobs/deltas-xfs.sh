@@ -1,6 +1,6 @@
 # What changed between snapshots of a real xfs, judged by tools that others wrote (lib/deltas.sh).
 #@ push never
-#@ seconds 240
+#@ seconds 420
 #@ memory 3G
 filesystem=xfs size=300M
 make='mkfs.xfs -q -f -K'
