@@ -1,5 +1,5 @@
-# What changed between three snapshots of one filesystem, told in every form, and judged by tools that others wrote: cmp,
-# qemu-img, nbdinfo, nbdcopy, and the filesystem's own check. Sourced by deltas-*.sh after setting the variables below.
+# What changed between three snapshots of one filesystem, told in every form, and judged by tools that others wrote:
+# cmp, qemu-img, nbdinfo, nbdcopy, and the filesystem's own check. Sourced by deltas-*.sh after setting these variables:
 #   filesystem   ext4, xfs                 size        of the disks
 #   make         command that makes it, without the device
 #   read_only    options with which a copy is mounted that must not be written
@@ -50,7 +50,7 @@ map_blocks() {
 # contained A B: every line of A is in B.
 contained() { [ -s "$1" ] && [ -z "$(comm -23 "$1" "$2")" ]; }
 
-# is_a_filesystem DEVICE SUMS: it mounts, after replaying its journal, has the files, takes writes and is clean after it.
+# is_a_filesystem DEVICE SUMS: it mounts, replaying its journal, has the files, takes writes and is clean after it.
 is_a_filesystem() {
     mount -t "$filesystem" -o "$beside" "$1" /mnt/copy
     same_files /mnt/copy "$2"
