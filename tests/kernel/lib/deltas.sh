@@ -65,7 +65,8 @@ history() {
     $make "$device"
     mount "$device" /mnt/live
     mkdir /mnt/live/docs
-    (cd /usr/share/doc && find . -name '[a-d]*' -type f | sort | sed -n 1,150p | tar -cf - -T -) | tar -xf - -C /mnt/live/docs
+    (cd /usr/share/doc && find . -name '[a-d]*' -type f | sort | sed -n 1,150p | tar -cf - -T -) |
+        tar -xf - -C /mnt/live/docs
     random_bytes 6M > /mnt/live/overwritten
     random_bytes 4M > /mnt/live/deleted
     random_bytes 4M > /mnt/live/gone-before
@@ -140,7 +141,7 @@ holes_are_free() {
     free_space /dev/cairn/vol@M | blocks > free
     echo "of $(wc -l < free) free blocks $(wc -l < holes) are holes"
     contained holes free || fail "a block is a hole that the filesystem uses"
-    [ "$(wc -l < holes)" -gt $(($(wc -l < free) * 9 / 10)) ] || fail "after fstrim less than 90 % of what is free are holes"
+    [ "$(wc -l < holes)" -gt $(($(wc -l < free) * 9 / 10)) ] || fail "after fstrim less than 90 % of free space is holes"
 }
 
 nbd_clients() {
