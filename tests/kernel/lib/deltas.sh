@@ -141,7 +141,7 @@ holes_are_free() {
     free_space /dev/cairn/vol@M | blocks > free
     echo "of $(wc -l < free) free blocks $(wc -l < holes) are holes"
     contained holes free || fail "a block is a hole that the filesystem uses"
-    [ "$(wc -l < holes)" -gt $(($(wc -l < free) * 9 / 10)) ] || fail "after fstrim less than 90 % of free space is holes"
+    [ "$(wc -l < holes)" -gt $(($(wc -l < free) * 9 / 10)) ] || fail "less than 90 % of what fstrim freed is a hole"
 }
 
 nbd_clients() {
