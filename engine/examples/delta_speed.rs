@@ -4,7 +4,9 @@
 //! delta is asked for cold (its bitmaps are made from the index) and warm, and compared with a plain scan of the bitmaps
 //! that it is made of.
 //!
-//!     cargo run --release -p cairn-engine --example delta_speed
+//!     cargo run --release -p cairn-engine --example delta_speed [SIZE_GIB [CHANGES]]
+//!
+//! Another size in GiB, and another number of changes of 64 KiB, can be given; scripts/compare-thin-delta does.
 
 use cairn_engine::deadline::Deadline;
 use cairn_engine::delta::{Bits, DeltaPoint, Extent};
@@ -22,14 +24,39 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const BLOCK: u64 = 4096;
-const VOLUME_BYTES: u64 = 1 << 40;
 const STORE_BYTES: u64 = 4 << 30;
 const SNAPSHOTS: u64 = 1000;
 /// Bytes of one change.
 const CHANGE_BYTES: u64 = 64 << 10;
-/// Of the whole volume, between the first snapshot and the last.
-const CHANGED_BYTES: u64 = VOLUME_BYTES / 100;
 const REPETITIONS: u32 = 101;
+
+/// How large the volume is, and how often it changes between the first snapshot and the last.
+#[derive(Clone, Copy)]
+struct Scale {
+    volume_bytes: u64,
+    changes: u64,
+}
+
+impl Scale {
+    /// What the command line says; else 1 TiB of which 1 % changes.
+    fn from_arguments() -> Scale {
+        let number = |text: String| text.parse::<u64>().expect("a number");
+        let mut arguments = std::env::args().skip(1).map(number);
+        let volume_bytes = arguments.next().map_or(1 << 40, |gib| gib << 30);
+        let changes = arguments.next().unwrap_or(volume_bytes / 100 / CHANGE_BYTES);
+        assert!(volume_bytes >= 1 << 30, "the volume has 1 GiB or more");
+        Scale { volume_bytes, changes }
+    }
+
+    /// Where the next change begins.
+    fn place(&self, random: &mut fastrand::Rng) -> u64 {
+        random.u64(64..self.volume_bytes / CHANGE_BYTES - 64) * CHANGE_BYTES
+    }
+
+    fn percent(&self) -> f64 {
+        (self.changes * CHANGE_BYTES) as f64 * 100.0 / self.volume_bytes as f64
+    }
+}
 
 /// A disk in memory that keeps what it is told to keep.
 struct MemoryDisk {
@@ -127,7 +154,7 @@ async fn open(disks: &Rc<Disks<MemoryDisk>>) -> (Arc<Volume>, Lane<MemoryDisk>) 
 type Changes = BTreeSet<u64>;
 
 /// Cuts, leaves a bookmark, and changes some of the volume, a thousand times; then as much at once. Gives both.
-async fn fill(disks: &Rc<Disks<MemoryDisk>>) -> [Changes; 2] {
+async fn fill(disks: &Rc<Disks<MemoryDisk>>, scale: Scale) -> [Changes; 2] {
     let (mut spread, mut at_once) = (Changes::new(), Changes::new());
     let (volume, lane) = open(disks).await;
     let mut random = fastrand::Rng::with_seed(1);
@@ -136,8 +163,8 @@ async fn fill(disks: &Rc<Disks<MemoryDisk>>) -> [Changes; 2] {
         let name = snapshot_name(&format!("s{number}"));
         volume.snapshot(disks, &name, snapshot_options(), &Deadline::new()).await.expect("snapshot");
         volume.bookmark(disks, &name).await.expect("bookmark");
-        for _ in 0..if number < SNAPSHOTS { CHANGED_BYTES / CHANGE_BYTES / SNAPSHOTS } else { 0 } {
-            let offset = random.u64(64..VOLUME_BYTES / CHANGE_BYTES - 64) * CHANGE_BYTES;
+        for _ in 0..if number < SNAPSHOTS { scale.changes / SNAPSHOTS } else { 0 } {
+            let offset = scale.place(&mut random);
             spread.insert(offset);
             lane.write(offset, &data, false).await.expect("write");
         }
@@ -145,8 +172,8 @@ async fn fill(disks: &Rc<Disks<MemoryDisk>>) -> [Changes; 2] {
             while volume.background_step(&lane).await.expect("background") {}
         }
     }
-    for _ in 0..CHANGED_BYTES / CHANGE_BYTES {
-        let offset = random.u64(64..VOLUME_BYTES / CHANGE_BYTES - 64) * CHANGE_BYTES;
+    for _ in 0..scale.changes {
+        let offset = scale.place(&mut random);
         at_once.insert(offset);
         lane.write(offset, &data, false).await.expect("write");
     }
@@ -223,16 +250,20 @@ fn scan_of(bitmaps: &[Arc<Bits>]) -> Vec<[u64; 2]> {
 }
 
 fn main() {
+    let scale = Scale::from_arguments();
+    let percent = scale.percent();
     block_on(async {
-        let (origin, store) = (MemoryDisk::new(VOLUME_BYTES, false), MemoryDisk::new(STORE_BYTES, true));
-        let disks = Rc::new(Disks { origin, store });
+        let origin = MemoryDisk::new(scale.volume_bytes, false);
+        let disks = Rc::new(Disks { origin, store: MemoryDisk::new(STORE_BYTES, true) });
         create(&disks, &create_options(1 << 20)).await.expect("create");
         let begun = Instant::now();
-        let [spread, at_once] = fill(&disks).await;
+        let [spread, at_once] = fill(&disks, scale).await;
         println!("{SNAPSHOTS} snapshots made in {:.1} s", begun.elapsed().as_secs_f64());
         let thousandth = format!("s{SNAPSHOTS}");
-        measure(&disks, "adjacent, 1 % changed", [&thousandth, "last"], Some(&at_once)).await;
-        measure(&disks, "across 1,000 snapshots, 1 % changed", ["s0", &thousandth], Some(&spread)).await;
+        let neighbours = format!("adjacent, {percent:.2} % changed");
+        measure(&disks, &neighbours, [&thousandth, "last"], Some(&at_once)).await;
+        let across = format!("across {SNAPSHOTS} snapshots, {percent:.2} % changed");
+        measure(&disks, &across, ["s0", &thousandth], Some(&spread)).await;
         measure(&disks, "adjacent, a thousandth of that changed", ["s500", "s501"], None).await;
     });
 }
