@@ -167,6 +167,11 @@ pub fn remove(path: &Path) -> Outcome {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Failure::io("remove", path, error)),
         _ => {}
     }
+    make_name_durable(path)
+}
+
+/// That there is a file of this name, or none, is durable afterwards.
+pub fn make_name_durable(path: &Path) -> Outcome {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|error| Failure::io("make durable", directory, error))
