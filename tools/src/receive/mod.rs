@@ -110,11 +110,11 @@ fn receive_at(
             go_on(progress, input)?
         }
         None => {
-            let begun = begin(context, place, target.as_mut(), input.announced(), options.trust_identity)?;
-            kept.map_or(Ok(()), |kept| target.forget(&kept))?;
-            begun
+            let older_before = kept.and_then(|kept| kept.before);
+            begin(context, place, target.as_mut(), input.announced(), older_before, options.trust_identity)?
         }
     };
+    target.forget(&progress)?;
     let outcome = transfer(context, place, target.as_mut(), input, &mut progress, options);
     match outcome {
         Ok(received) => Ok(received),
@@ -165,6 +165,7 @@ fn begin(
     place: &Place,
     target: &mut dyn Target,
     announced: &Announced,
+    older_before: Option<String>,
     trust_identity: bool,
 ) -> Result<Progress, Failure> {
     target.check(announced)?;
@@ -173,6 +174,7 @@ fn begin(
     let mut progress = Progress::new(target.name(), &announced.stream_id, &announced.target.name);
     progress.size_before_bytes = announced.size_before_bytes.unwrap_or(announced.size_after_bytes);
     progress.identity_before = identity;
+    progress.older_before = older_before;
     progress.base_fingerprint = base.map(|fingerprint| fingerprint.to_string());
     target.begin(place, &mut progress, announced)?;
     Ok(progress)

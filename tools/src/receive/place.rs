@@ -55,7 +55,10 @@ pub struct Progress {
     pub undo_file: Option<PathBuf>,
     /// The automatic snapshot of the state before, of a volume.
     pub before: Option<String>,
-    /// It was taken. Until then nothing is written.
+    /// That of the receive before this one, which goes when this one has begun.
+    #[serde(default)]
+    pub older_before: Option<String>,
+    /// `before` was taken. Until then nothing is written.
     pub before_taken: bool,
     /// The snapshot that was taken at the end, of a volume.
     pub received: Option<String>,
@@ -138,6 +141,7 @@ impl Progress {
             base_fingerprint: None,
             undo_file: None,
             before: None,
+            older_before: None,
             before_taken: false,
             received: None,
             token: None,

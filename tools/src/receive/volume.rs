@@ -187,21 +187,24 @@ impl Target for VolumeTarget<'_> {
         self.io = None;
         let before = progress.before.clone().unwrap_or_default();
         if self.has(&before)? {
-            let aside = format!("undone-receive-{}", now_unix_ms());
+            // The same name each time: an earlier attempt may have left it.
+            let aside = before.replacen("before-", "undone-", 1);
+            self.service.delete(&aside)?;
             self.service.restore(&before, &aside)?;
             self.service.delete(&aside)?;
-            if let Some(received) = &progress.received {
-                self.service.delete(received)?;
-            }
+            // Also where the receive was interrupted before it recorded that this was taken.
+            self.service.delete(&progress.snapshot)?;
         }
         if let Some(identity) = &progress.identity_before {
             write_json(&place.identity_file(), identity)?;
         }
-        place.clear()?;
-        self.service.delete(&before)
+        // While there is a record somebody deletes it.
+        self.service.delete(&before)?;
+        self.forget(progress)?;
+        place.clear()
     }
 
-    fn forget(&mut self, older: &Progress) -> Outcome {
-        older.before.as_ref().map_or(Ok(()), |before| self.service.delete(before))
+    fn forget(&mut self, progress: &Progress) -> Outcome {
+        progress.older_before.as_ref().map_or(Ok(()), |older| self.service.delete(older))
     }
 }
