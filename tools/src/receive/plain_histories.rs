@@ -1,7 +1,7 @@
 //! Receives into a disk whose power goes at any moment: afterwards it is exactly the old, or exactly the new.
 //!
-//! The disk is simulated, and loses any of what was not flushed. The undo file is a real one: of it any part is lost, or
-//! holds other bytes, behind the end that it had when it was last made durable.
+//! The disk is simulated, and loses any of what was not flushed. The undo file is a real one: behind the end that it
+//! had when it was last made durable any part of it is lost, or holds other bytes.
 //!
 //! `CAIRN_RECEIVE_HISTORIES` says how many histories there are (40).
 
