@@ -1,12 +1,15 @@
 //! How fast deltas are: a volume of 1 TiB of which 1 % changed, between neighbours and across 1,000 snapshots.
 //!
 //! The origin is a disk that forgets what is written; only bookmarks are left, so the store holds no images either. A
-//! delta is asked for cold (its bitmaps are made from the index) and warm, and compared with scans of as many bytes.
+//! delta is asked for cold (its bitmaps are made from the index) and warm, and compared with a plain scan of the bitmaps
+//! that it is made of.
 //!
-//!     cargo run --release -p cairn-engine --example delta_speed
+//!     cargo run --release -p cairn-engine --example delta_speed [SIZE_GIB [CHANGES]]
+//!
+//! Another size in GiB, and another number of changes of 64 KiB, can be given; scripts/compare-thin-delta does.
 
 use cairn_engine::deadline::Deadline;
-use cairn_engine::delta::{BitsBuilder, DeltaPoint, Extent, Union, REGION_BLOCKS};
+use cairn_engine::delta::{Bits, DeltaPoint, Extent};
 use cairn_engine::disk::{aligned_buffer, Disk, Disks};
 use cairn_engine::error::Result;
 use cairn_engine::lane::Lane;
@@ -17,17 +20,43 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::hint::black_box;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 const BLOCK: u64 = 4096;
-const VOLUME_BYTES: u64 = 1 << 40;
 const STORE_BYTES: u64 = 4 << 30;
 const SNAPSHOTS: u64 = 1000;
 /// Bytes of one change.
 const CHANGE_BYTES: u64 = 64 << 10;
-/// Of the whole volume, between the first snapshot and the last.
-const CHANGED_BYTES: u64 = VOLUME_BYTES / 100;
-const REPETITIONS: u32 = 9;
+const REPETITIONS: u32 = 101;
+
+/// How large the volume is, and how often it changes between the first snapshot and the last.
+#[derive(Clone, Copy)]
+struct Scale {
+    volume_bytes: u64,
+    changes: u64,
+}
+
+impl Scale {
+    /// What the command line says; else 1 TiB of which 1 % changes.
+    fn from_arguments() -> Scale {
+        let number = |text: String| text.parse::<u64>().expect("a number");
+        let mut arguments = std::env::args().skip(1).map(number);
+        let volume_bytes = arguments.next().map_or(1 << 40, |gib| gib << 30);
+        let changes = arguments.next().unwrap_or(volume_bytes / 100 / CHANGE_BYTES);
+        assert!(volume_bytes >= 1 << 30, "the volume has 1 GiB or more");
+        Scale { volume_bytes, changes }
+    }
+
+    /// Where the next change begins.
+    fn place(&self, random: &mut fastrand::Rng) -> u64 {
+        random.u64(64..self.volume_bytes / CHANGE_BYTES - 64) * CHANGE_BYTES
+    }
+
+    fn percent(&self) -> f64 {
+        (self.changes * CHANGE_BYTES) as f64 * 100.0 / self.volume_bytes as f64
+    }
+}
 
 /// A disk in memory that keeps what it is told to keep.
 struct MemoryDisk {
@@ -97,17 +126,23 @@ impl Disk for MemoryDisk {
     }
 }
 
-/// The shortest of several times.
-fn shortest(mut what: impl FnMut()) -> Duration {
-    let time = |_| {
-        let begun = Instant::now();
-        what();
-        begun.elapsed()
-    };
-    (0..REPETITIONS).map(time).min().expect("it was repeated")
+/// The shortest and the median time of two things, done in turns, in milliseconds.
+fn times_ms(mut what: [&mut dyn FnMut(); 2]) -> [[f64; 2]; 2] {
+    let mut times = [const { Vec::new() }; 2];
+    for _ in 0..REPETITIONS {
+        for (what, times) in what.iter_mut().zip(&mut times) {
+            let begun = Instant::now();
+            what();
+            times.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times.map(|mut times| {
+        times.sort_unstable_by(f64::total_cmp);
+        [times[0], times[times.len() / 2]]
+    })
 }
 
-async fn open(disks: &Rc<Disks<MemoryDisk>>) -> (std::sync::Arc<Volume>, Lane<MemoryDisk>) {
+async fn open(disks: &Rc<Disks<MemoryDisk>>) -> (Arc<Volume>, Lane<MemoryDisk>) {
     let limits = Limits { entries_max: 4 << 20, bitmap_bytes: 256 << 20, ..Limits::default() };
     let options = open_options(1, limits, &StateDirectory::default());
     let volume = Volume::open(disks, options).await.expect("open");
@@ -119,7 +154,7 @@ async fn open(disks: &Rc<Disks<MemoryDisk>>) -> (std::sync::Arc<Volume>, Lane<Me
 type Changes = BTreeSet<u64>;
 
 /// Cuts, leaves a bookmark, and changes some of the volume, a thousand times; then as much at once. Gives both.
-async fn fill(disks: &Rc<Disks<MemoryDisk>>) -> [Changes; 2] {
+async fn fill(disks: &Rc<Disks<MemoryDisk>>, scale: Scale) -> [Changes; 2] {
     let (mut spread, mut at_once) = (Changes::new(), Changes::new());
     let (volume, lane) = open(disks).await;
     let mut random = fastrand::Rng::with_seed(1);
@@ -128,8 +163,8 @@ async fn fill(disks: &Rc<Disks<MemoryDisk>>) -> [Changes; 2] {
         let name = snapshot_name(&format!("s{number}"));
         volume.snapshot(disks, &name, snapshot_options(), &Deadline::new()).await.expect("snapshot");
         volume.bookmark(disks, &name).await.expect("bookmark");
-        for _ in 0..if number < SNAPSHOTS { CHANGED_BYTES / CHANGE_BYTES / SNAPSHOTS } else { 0 } {
-            let offset = random.u64(64..VOLUME_BYTES / CHANGE_BYTES - 64) * CHANGE_BYTES;
+        for _ in 0..if number < SNAPSHOTS { scale.changes / SNAPSHOTS } else { 0 } {
+            let offset = scale.place(&mut random);
             spread.insert(offset);
             lane.write(offset, &data, false).await.expect("write");
         }
@@ -137,8 +172,8 @@ async fn fill(disks: &Rc<Disks<MemoryDisk>>) -> [Changes; 2] {
             while volume.background_step(&lane).await.expect("background") {}
         }
     }
-    for _ in 0..CHANGED_BYTES / CHANGE_BYTES {
-        let offset = random.u64(64..VOLUME_BYTES / CHANGE_BYTES - 64) * CHANGE_BYTES;
+    for _ in 0..scale.changes {
+        let offset = scale.place(&mut random);
         at_once.insert(offset);
         lane.write(offset, &data, false).await.expect("write");
     }
@@ -167,57 +202,68 @@ async fn measure(disks: &Rc<Disks<MemoryDisk>>, what: &str, [older, newer]: [&st
     let found = volume.changes(disks, Some(&older), &newer, 0, usize::MAX).await.expect("a delta");
     let cold = begun.elapsed();
     changes.inspect(|changes| assert_exact(&found, changes));
-    let bitmap_bytes = volume.stats().await.bitmap_bytes;
-    let warm = shortest(|| {
-        let changes = volume.changes(disks, Some(&older), &newer, 0, usize::MAX);
-        assert_eq!(black_box(block_on(changes)).expect("a delta").len(), found.len());
-    });
-    let words = vec![0x00ff_0000_u64; bitmap_bytes as usize / 8];
-    let plain = shortest(|| {
-        black_box(black_box(&words).iter().map(|word| u64::from(word.count_ones())).sum::<u64>());
-    });
-    let scan = scan_of_union(&found);
+    let bitmaps = volume.bitmaps_in_memory();
+    let [warm, scan] = times_ms([
+        &mut || {
+            let changes = volume.changes(disks, Some(&older), &newer, 0, usize::MAX);
+            assert_eq!(black_box(block_on(changes)).expect("a delta").len(), found.len());
+        },
+        &mut || drop(black_box(scan_of(&bitmaps))),
+    ]);
+    let words: usize = bitmaps.iter().map(|bits| bits.words().count()).sum();
     let changed: u64 = found.iter().map(|extent| extent.length_bytes).sum();
     println!(
-        "{what}: {} extents, {} MiB changed; bitmaps {} KiB; cold {:.1} ms, warm {:.2} ms; counting the ones of as many \
-         bytes {:.2} ms; finding the ranges in one bitmap of the result {:.2} ms",
+        "{what}: {} extents, {} MiB changed; {} bitmaps of {} KiB; cold {:.1} ms\n  warm: shortest {:.3} ms, median {:.3} \
+         ms; plain scan of the same bitmaps: shortest {:.3} ms, median {:.3} ms; ratio {:.2} and {:.2}",
         found.len(),
         changed >> 20,
-        bitmap_bytes >> 10,
+        bitmaps.len(),
+        words >> 7,
         cold.as_secs_f64() * 1e3,
-        warm.as_secs_f64() * 1e3,
-        plain.as_secs_f64() * 1e3,
-        scan.as_secs_f64() * 1e3
+        warm[0],
+        warm[1],
+        scan[0],
+        scan[1],
+        warm[0] / scan[0],
+        warm[1] / scan[1]
     );
 }
 
-/// The time to find all ranges in a bitmap of the result, from memory.
-fn scan_of_union(found: &[Extent]) -> Duration {
-    let mut builders: HashMap<u64, BitsBuilder> = HashMap::new();
-    for extent in found {
-        let blocks = extent.offset_bytes / BLOCK..(extent.offset_bytes + extent.length_bytes) / BLOCK;
-        for block in blocks {
-            builders.entry(block / REGION_BLOCKS).or_default().insert(block % REGION_BLOCKS);
+/// What a plain scan of bitmaps does: word by word, all ranges of ones into a list, one bitmap after the other.
+fn scan_of(bitmaps: &[Arc<Bits>]) -> Vec<[u64; 2]> {
+    let mut ranges: Vec<[u64; 2]> = Vec::new();
+    for bits in bitmaps {
+        for (at, mut word) in (0..).step_by(64).zip(bits.words()) {
+            while word != 0 {
+                let start = word.trailing_zeros();
+                let length = (word >> start).trailing_ones();
+                word &= !((u64::MAX >> (64 - length)) << start);
+                let first = at + u64::from(start);
+                match ranges.last_mut() {
+                    Some([_, end]) if *end == first => *end += u64::from(length),
+                    _ => ranges.push([first, first + u64::from(length)]),
+                }
+            }
         }
     }
-    let bitmaps: Vec<_> = builders.into_values().map(BitsBuilder::finish).collect();
-    shortest(|| {
-        let ranges = bitmaps.iter().flat_map(|bits| Union::new([bits], 0..REGION_BLOCKS));
-        black_box(ranges.map(|range| range.end - range.start).sum::<u64>());
-    })
+    ranges
 }
 
 fn main() {
+    let scale = Scale::from_arguments();
+    let percent = scale.percent();
     block_on(async {
-        let (origin, store) = (MemoryDisk::new(VOLUME_BYTES, false), MemoryDisk::new(STORE_BYTES, true));
-        let disks = Rc::new(Disks { origin, store });
+        let origin = MemoryDisk::new(scale.volume_bytes, false);
+        let disks = Rc::new(Disks { origin, store: MemoryDisk::new(STORE_BYTES, true) });
         create(&disks, &create_options(1 << 20)).await.expect("create");
         let begun = Instant::now();
-        let [spread, at_once] = fill(&disks).await;
+        let [spread, at_once] = fill(&disks, scale).await;
         println!("{SNAPSHOTS} snapshots made in {:.1} s", begun.elapsed().as_secs_f64());
         let thousandth = format!("s{SNAPSHOTS}");
-        measure(&disks, "adjacent, 1 % changed", [&thousandth, "last"], Some(&at_once)).await;
-        measure(&disks, "across 1,000 snapshots, 1 % changed", ["s0", &thousandth], Some(&spread)).await;
+        let neighbours = format!("adjacent, {percent:.2} % changed");
+        measure(&disks, &neighbours, [&thousandth, "last"], Some(&at_once)).await;
+        let across = format!("across {SNAPSHOTS} snapshots, {percent:.2} % changed");
+        measure(&disks, &across, ["s0", &thousandth], Some(&spread)).await;
         measure(&disks, "adjacent, a thousandth of that changed", ["s500", "s501"], None).await;
     });
 }

@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The suites of the push tier that judge the engine, those first that see most bugs soonest.
-const SUITES: [&str; 22] = [
+const SUITES: [&str; 23] = [
     "first_steps",
     "in_use_map",
     "review_in_use",
@@ -31,6 +31,7 @@ const SUITES: [&str; 22] = [
     "silent_damage",
     "review_hangs_and_losses",
     "random_histories",
+    "enumeration",
     "review_flush_and_watch",
     "review_silently_wrong",
     "review_restore_and_attach",

@@ -5,7 +5,7 @@
 //! - A connection on which a request failed is not used again.
 
 use crate::exit::{ExitCode, Failure};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, StatusCode};
@@ -60,11 +60,48 @@ impl Connection {
 
     /// Asks, and waits for the whole answer.
     pub fn ask(&mut self, question: Question<'_>) -> Result<(StatusCode, Bytes), Failure> {
+        let mut body = Vec::new();
+        let status = self.ask_into(question, &mut Body::Whole(&mut body))?;
+        Ok((status, Bytes::from(body)))
+    }
+
+    /// Asks, and puts the answer where the caller wants it.
+    pub fn ask_into(&mut self, question: Question<'_>, body: &mut Body<'_>) -> Result<StatusCode, Failure> {
         let limit = Duration::from_millis(question.limit_ms);
         let Connection { volume, sender, runtime } = self;
         let answered =
-            runtime.block_on(async { tokio::time::timeout(limit, exchange(volume, sender, question)).await });
+            runtime.block_on(async { tokio::time::timeout(limit, exchange(volume, sender, question, body)).await });
         answered.map_err(|_| late(volume, limit))?
+    }
+}
+
+/// Where an answer goes.
+pub enum Body<'a> {
+    /// All of it.
+    Whole(&'a mut Vec<u8>),
+    /// Content to the first, and how long it was to the second; an answer that is no content to the third.
+    Content(&'a mut [u8], &'a mut usize, &'a mut Vec<u8>),
+}
+
+impl Body<'_> {
+    fn add(&mut self, status: StatusCode, piece: &Bytes) -> Result<(), &'static str> {
+        let (whole, room) = match self {
+            Body::Content(content, length, _) if status == StatusCode::PARTIAL_CONTENT => {
+                let end = **length + piece.len();
+                content
+                    .get_mut(**length..end)
+                    .ok_or("the answer is longer than what was asked for")?
+                    .copy_from_slice(piece);
+                **length = end;
+                return Ok(());
+            }
+            Body::Whole(whole) | Body::Content(_, _, whole) => (whole, ANSWER_BYTES_MAX),
+        };
+        if whole.len() + piece.len() > room {
+            return Err("the answer is too long");
+        }
+        whole.extend_from_slice(piece);
+        Ok(())
     }
 }
 
@@ -72,7 +109,8 @@ async fn exchange(
     volume: &str,
     sender: &mut SendRequest<Full<Bytes>>,
     question: Question<'_>,
-) -> Result<(StatusCode, Bytes), Failure> {
+    answer: &mut Body<'_>,
+) -> Result<StatusCode, Failure> {
     let Question { method, path, range, body, .. } = question;
     let mut request = Request::builder().method(method).uri(path).header("host", "cairn");
     request = match range {
@@ -82,10 +120,15 @@ async fn exchange(
     let request = request.body(Full::new(Bytes::from(body)));
     let request = request.map_err(|error| Failure::new(ExitCode::Failed, format!("{path}: {error}")))?;
     sender.ready().await.map_err(|error| broken(volume, &error))?;
-    let response = sender.send_request(request).await.map_err(|error| broken(volume, &error))?;
+    let mut response = sender.send_request(request).await.map_err(|error| broken(volume, &error))?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    Ok((status, body.map_err(|error| broken(volume, error.as_ref()))?.to_bytes()))
+    while let Some(frame) = response.body_mut().frame().await {
+        let frame = frame.map_err(|error| broken(volume, &error))?;
+        if let Some(piece) = frame.data_ref() {
+            answer.add(status, piece).map_err(|why| Failure::new(ExitCode::Failed, format!("{volume}: {why}")))?;
+        }
+    }
+    Ok(status)
 }
 
 fn late(volume: &str, limit: Duration) -> Failure {

@@ -34,6 +34,7 @@ use clap::Parser;
 use context::Context;
 
 fn main() -> std::process::ExitCode {
+    cairn_target::memory::keep_freed_memory();
     let arguments = Arguments::parse();
     let context = Context::new(arguments.common);
     match commands::run(&context, arguments.verb) {

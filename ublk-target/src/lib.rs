@@ -6,6 +6,7 @@ pub mod control;
 #[cfg(feature = "crash-at")]
 pub mod crash_at;
 pub mod device;
+pub mod memory;
 pub mod nbd;
 pub mod own_ring;
 pub mod paths;

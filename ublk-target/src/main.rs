@@ -147,6 +147,7 @@ impl Common {
 }
 
 fn main() {
+    cairn_target::memory::keep_freed_memory();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)

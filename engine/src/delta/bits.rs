@@ -1,9 +1,7 @@
 //! Sparse bitmaps of the blocks of one region of the volume.
 //!
 //! Invariants:
-//! - A page that holds no set bit does not exist; the pages that do lie one behind the other, ascending.
-//! - `before[w]` is the number of pages in front of the 64 that `present[w]` speaks of: finding a page costs one
-//!   population count.
+//! - A page that holds no set bit does not exist; those that do lie one behind the other, ascending by their numbers.
 //! - A bitmap once made does not change.
 
 use crate::units::BlockIndex;
@@ -17,16 +15,19 @@ const PAGE_WORDS: usize = 8;
 /// Blocks of a page: one cache line of bits, 2 MiB of the volume.
 const PAGE_BLOCKS: u64 = WORD_BITS * PAGE_WORDS as u64;
 const REGION_PAGES: usize = (REGION_BLOCKS / PAGE_BLOCKS) as usize;
-const PRESENT_WORDS: usize = REGION_PAGES / WORD_BITS as usize;
+/// Pages that a union puts together at once: 32 KiB, which stay in the processor's cache.
+const CHUNK_PAGES: usize = 512;
+
+const _: () = assert!(REGION_PAGES - 1 <= PageNumber::MAX as usize && REGION_PAGES.is_multiple_of(CHUNK_PAGES));
 
 type Page = [u64; PAGE_WORDS];
+type PageNumber = u16;
 
 /// A set of blocks of one region, each counted from the region's first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bits {
-    /// One bit a page; empty where there is no page at all.
-    present: Box<[u64]>,
-    before: Box<[u32]>,
+    /// Which of the region's pages these are.
+    numbers: Box<[PageNumber]>,
     pages: Box<[Page]>,
 }
 
@@ -38,8 +39,7 @@ impl Bits {
 
     /// Bytes of memory it takes.
     pub fn memory_bytes(&self) -> usize {
-        let parts = [size_of_val(&*self.present), size_of_val(&*self.before), size_of_val(&*self.pages)];
-        size_of::<Bits>() + parts.iter().sum::<usize>()
+        size_of::<Bits>() + size_of_val(&*self.numbers) + size_of_val(&*self.pages)
     }
 
     /// The bits themselves, page after page: what a plain scan of the same bytes would read.
@@ -47,10 +47,13 @@ impl Bits {
         self.pages.iter().flatten().copied()
     }
 
-    /// The page, which is present in the word of `present` that `present_bit` is of.
-    fn page(&self, word: usize, present_bit: u64) -> &Page {
-        let rank = (self.present[word] & (present_bit - 1)).count_ones();
-        &self.pages[(self.before[word] + rank) as usize]
+    fn numbered(&self) -> impl Iterator<Item = (usize, &Page)> {
+        self.numbers.iter().map(|&number| usize::from(number)).zip(&self.pages)
+    }
+
+    /// The place of the first page that is not in front of `number`.
+    fn place_of(&self, number: usize) -> usize {
+        self.numbers.partition_point(|&own| usize::from(own) < number)
     }
 }
 
@@ -77,13 +80,8 @@ impl BitsBuilder {
 
     /// Adds all blocks of another set.
     pub fn insert_all(&mut self, bits: &Bits) {
-        let mut pages = bits.pages.iter();
-        for (word, &present) in bits.present.iter().enumerate() {
-            for bit in set_bits(present) {
-                let page = pages.next().expect("there are as many pages as bits");
-                let own = self.page_mut(word * WORD_BITS as usize + bit as usize);
-                own.iter_mut().zip(page).for_each(|(own, other)| *own |= other);
-            }
+        for (number, page) in bits.numbered() {
+            unite(self.page_mut(number), page);
         }
     }
 
@@ -100,96 +98,95 @@ impl BitsBuilder {
 
     /// The set.
     pub fn finish(self) -> Bits {
-        if self.pages.is_empty() {
-            return Bits::default();
-        }
-        let mut present = vec![0; PRESENT_WORDS];
-        let mut before = vec![0; PRESENT_WORDS];
-        let mut pages = Vec::with_capacity(self.pages.len());
-        for (word, places) in self.places.chunks_exact(WORD_BITS as usize).enumerate() {
-            before[word] = pages.len() as u32;
-            for (bit, &place) in places.iter().enumerate().filter(|(_, place)| **place > 0) {
-                present[word] |= 1 << bit;
-                pages.push(self.pages[place as usize - 1]);
-            }
-        }
-        Bits { present: present.into(), before: before.into(), pages: pages.into() }
+        let places = self.places.iter().enumerate().filter(|(_, place)| **place > 0);
+        let numbered = places.map(|(number, &place)| (number as PageNumber, self.pages[place as usize - 1]));
+        let (numbers, pages): (Vec<PageNumber>, Vec<Page>) = numbered.unzip();
+        Bits { numbers: numbers.into(), pages: pages.into() }
     }
 }
 
-/// The blocks that are in any of several sets, as ascending ranges; word by word, and no farther than it is asked.
-/// Ranges may touch: each ends with its word.
+/// The blocks that are in any of several sets, as ascending ranges that do not touch within a chunk of pages; a chunk at
+/// a time, and no farther than it is asked.
 pub struct Union<'a> {
-    sources: Vec<&'a Bits>,
-    end: BlockIndex,
-    /// The page under way, all sources together, and which words of it are left.
-    page: Page,
-    page_first: BlockIndex,
-    word: usize,
-    /// What is left of that word.
-    bits: u64,
-    /// Pages of this word of `present` that are left.
-    present_word: usize,
-    present: u64,
+    /// The sets, and where in each the next chunk begins.
+    sources: Vec<(&'a Bits, usize)>,
+    range: Range<BlockIndex>,
+    /// The pages of a chunk, where several sources are put together.
+    pages: Box<[Page]>,
+    next_page: usize,
+    /// The ranges of the chunk under way, and how many of them were given.
+    found: Vec<Range<BlockIndex>>,
+    given: usize,
 }
 
 impl<'a> Union<'a> {
     /// The blocks of `range`, counted from the region's first.
     pub fn new(sources: impl IntoIterator<Item = &'a Bits>, range: Range<BlockIndex>) -> Union<'a> {
         assert!(range.end <= REGION_BLOCKS);
-        let sources: Vec<&Bits> = sources.into_iter().filter(|bits| !bits.is_empty()).collect();
-        let mut union = Union {
-            sources,
-            end: range.end,
-            page: [0; PAGE_WORDS],
-            page_first: 0,
-            word: PAGE_WORDS - 1,
-            bits: 0,
-            present_word: 0,
-            present: 0,
-        };
-        if !range.is_empty() {
-            union.start_at(range.start);
-        }
-        union
+        let next_page = (range.start / PAGE_BLOCKS) as usize / CHUNK_PAGES * CHUNK_PAGES;
+        let sources = sources.into_iter().filter(|bits| !bits.is_empty());
+        let sources: Vec<(&Bits, usize)> = sources.map(|bits| (bits, bits.place_of(next_page))).collect();
+        let pages = if sources.len() < 2 { Box::default() } else { vec![[0; PAGE_WORDS]; CHUNK_PAGES].into() };
+        Union { sources, range, pages, next_page, found: Vec::new(), given: 0 }
     }
 
-    fn start_at(&mut self, block: BlockIndex) {
-        let page = block / PAGE_BLOCKS;
-        self.present_word = (page / WORD_BITS) as usize;
-        self.present = self.presence(self.present_word) & (u64::MAX << (page % WORD_BITS));
-        let is_present = self.present & (1 << (page % WORD_BITS)) != 0;
-        if is_present && self.next_page() {
-            self.word = (block % PAGE_BLOCKS / WORD_BITS) as usize;
-            self.bits = self.page[self.word] & (u64::MAX << (block % WORD_BITS));
-        }
-    }
-
-    fn presence(&self, word: usize) -> u64 {
-        self.sources.iter().fold(0, |present, bits| present | bits.present[word])
-    }
-
-    /// Goes on to the next page that any source has; false where there is none.
-    fn next_page(&mut self) -> bool {
-        while self.present == 0 {
-            self.present_word += 1;
-            let first = self.present_word as u64 * WORD_BITS * PAGE_BLOCKS;
-            if first >= self.end {
+    /// Finds the ranges of the next chunk that has any; false where there is none.
+    fn next_found(&mut self) -> bool {
+        self.given = 0;
+        self.found.clear();
+        while self.found.is_empty() {
+            if self.sources.is_empty() || self.next_page as u64 * PAGE_BLOCKS >= self.range.end {
                 return false;
             }
-            self.present = self.presence(self.present_word);
+            let numbers = self.next_page..self.next_page + CHUNK_PAGES;
+            self.next_page = numbers.end;
+            match &mut self.sources[..] {
+                [source] => {
+                    for (number, page) in chunk_of(source, numbers.end) {
+                        add_ranges(page, number, &mut self.found);
+                    }
+                }
+                _ => self.find_in_all(numbers),
+            }
+            self.clip();
         }
-        let bit = self.present & self.present.wrapping_neg();
-        self.present ^= bit;
-        self.page_first = (self.present_word as u64 * WORD_BITS + u64::from(bit.trailing_zeros())) * PAGE_BLOCKS;
-        self.page = [0; PAGE_WORDS];
-        for bits in self.sources.iter().filter(|bits| bits.present[self.present_word] & bit != 0) {
-            let other = bits.page(self.present_word, bit);
-            self.page.iter_mut().zip(other).for_each(|(own, other)| *own |= other);
-        }
-        self.word = 0;
-        self.bits = self.page[0];
         true
+    }
+
+    /// Puts the pages of all sources together, one source after the other.
+    fn find_in_all(&mut self, numbers: Range<usize>) {
+        let mut present = [0u64; CHUNK_PAGES / WORD_BITS as usize];
+        for source in &mut self.sources {
+            for (number, page) in chunk_of(source, numbers.end) {
+                let place = number - numbers.start;
+                let (word, bit) = (&mut present[place / WORD_BITS as usize], 1 << (place as u64 % WORD_BITS));
+                let is_first = *word & bit == 0;
+                *word |= bit;
+                match is_first {
+                    true => self.pages[place] = *page,
+                    false => unite(&mut self.pages[place], page),
+                }
+            }
+        }
+        for (word, &present) in present.iter().enumerate() {
+            for bit in set_bits(present) {
+                let place = word * WORD_BITS as usize + bit as usize;
+                add_ranges(&self.pages[place], numbers.start + place, &mut self.found);
+            }
+        }
+    }
+
+    /// Leaves what lies within the range that was asked for.
+    fn clip(&mut self) {
+        let Range { start, end } = self.range;
+        self.found.truncate(self.found.partition_point(|range| range.start < end));
+        if let Some(last) = self.found.last_mut() {
+            last.end = last.end.min(end);
+        }
+        self.found.drain(..self.found.partition_point(|range| range.end <= start));
+        if let Some(first) = self.found.first_mut() {
+            first.start = first.start.max(start);
+        }
     }
 }
 
@@ -197,19 +194,43 @@ impl Iterator for Union<'_> {
     type Item = Range<BlockIndex>;
 
     fn next(&mut self) -> Option<Range<BlockIndex>> {
-        while self.bits == 0 {
-            if self.word + 1 < PAGE_WORDS {
-                self.word += 1;
-                self.bits = self.page[self.word];
-            } else if self.page_first >= self.end || !self.next_page() {
-                return None;
+        if self.given == self.found.len() && !self.next_found() {
+            return None;
+        }
+        self.given += 1;
+        Some(self.found[self.given - 1].clone())
+    }
+}
+
+/// The pages of a set up to the page `end`, from where the last call stopped.
+fn chunk_of<'a>((bits, next): &mut (&'a Bits, usize), end: usize) -> impl Iterator<Item = (usize, &'a Page)> {
+    let count = bits.numbers[*next..].partition_point(|&number| usize::from(number) < end);
+    let places = *next..*next + count;
+    *next = places.end;
+    bits.numbers[places.clone()].iter().map(|&number| usize::from(number)).zip(&bits.pages[places])
+}
+
+fn unite(page: &mut Page, other: &Page) {
+    page.iter_mut().zip(other).for_each(|(word, other)| *word |= other);
+}
+
+/// Adds the ranges of a page; one that touches the last of `found` makes it longer.
+fn add_ranges(page: &Page, number: usize, found: &mut Vec<Range<BlockIndex>>) {
+    let first = number as u64 * PAGE_BLOCKS;
+    // Most words of most pages are empty, and which is beyond any guess: only the others are gone through.
+    let filled = page.iter().enumerate().fold(0, |filled, (word, bits)| filled | (u64::from(*bits != 0) << word));
+    for word in set_bits(filled) {
+        let (word_first, mut bits) = (first + u64::from(word) * WORD_BITS, page[word as usize]);
+        while bits != 0 {
+            let start = bits.trailing_zeros();
+            let length = (bits >> start).trailing_ones();
+            bits &= !((u64::MAX >> (WORD_BITS as u32 - length)) << start);
+            let start = word_first + u64::from(start);
+            match found.last_mut() {
+                Some(last) if last.end == start => last.end += u64::from(length),
+                _ => found.push(start..start + u64::from(length)),
             }
         }
-        let start = self.bits.trailing_zeros();
-        let length = (self.bits >> start).trailing_ones();
-        self.bits &= !((u64::MAX >> (WORD_BITS as u32 - length)) << start);
-        let first = self.page_first + self.word as u64 * WORD_BITS + u64::from(start);
-        (first < self.end).then(|| first..self.end.min(first + u64::from(length)))
     }
 }
 
@@ -269,7 +290,7 @@ mod tests {
         let mut full = BitsBuilder::new();
         (0..REGION_BLOCKS).for_each(|block| full.insert(block));
         let full = full.finish();
-        assert!((full.memory_bytes() as u64) < REGION_BLOCKS / 8 * 101 / 100);
+        assert!((full.memory_bytes() as u64) < REGION_BLOCKS / 8 * 104 / 100);
         assert_eq!(Union::new([&full], 5..REGION_BLOCKS - 5).flatten().count() as u64, REGION_BLOCKS - 10);
     }
 }

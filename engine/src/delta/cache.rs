@@ -47,6 +47,12 @@ impl BitmapCache {
         self.kept.lock().expect("no holder of this lock panics").bytes
     }
 
+    /// The bitmaps held now, in no order.
+    pub fn bitmaps(&self) -> Vec<Arc<Bits>> {
+        let kept = self.kept.lock().expect("no holder of this lock panics");
+        kept.bitmaps.iter().map(|(_, bits)| bits.clone()).collect()
+    }
+
     pub(super) fn get(&self, key: &BitmapKey) -> Option<Arc<Bits>> {
         self.kept.lock().expect("no holder of this lock panics").bitmaps.get(key).cloned()
     }
@@ -106,17 +112,17 @@ mod tests {
 
     #[test]
     fn the_cache_keeps_its_bound_and_what_was_used_last() {
-        let cache = BitmapCache::new(100 << 10);
+        let cache = BitmapCache::new(10 << 10);
         let key = |region| BitmapKey { run: None, epochs: Epoch(1)..Epoch(2), region };
         for region in 0..100 {
             let mut builder = BitsBuilder::new();
             builder.insert(region);
             cache.insert(key(region), Arc::new(builder.finish()));
-            assert!(cache.bytes() <= 100 << 10);
+            assert!(cache.bytes() <= 10 << 10);
             assert!(cache.get(&key(0)).is_some(), "it is asked for every time");
         }
         assert!(cache.get(&key(50)).is_none() && cache.get(&key(99)).is_some());
-        assert!(cache.bytes() > 80 << 10, "the bound is used");
+        assert!(cache.bytes() > 8 << 10, "the bound is used");
     }
 
     #[test]

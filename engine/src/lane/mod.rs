@@ -156,6 +156,12 @@ impl<D: Disk> Lane<D> {
                 watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
             } else {
                 planted!("saved-after-the-write", self.write_origin(offset, &content, durable).await?);
+                planted!(
+                    "marked-after-the-write",
+                    if epoch.keeping == crate::epoch::Keeping::Marks {
+                        self.write_origin(offset, &content, durable).await?
+                    }
+                );
                 self.save(&epoch, range.clone()).await?;
             }
         }

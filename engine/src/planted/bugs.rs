@@ -119,4 +119,7 @@ pub const BUGS: &[Bug] = &[
     bug("delta-joins-one-half", EXACT, "a merged bitmap is made of the first of its halves alone"),
     bug("merge-forgets-bookmarks", EXACT, "what was saved after a bookmark counts as saved before it"),
     bug("bookmarks-keep-nothing", EXACT, "where only bookmarks are left, overwrites are recorded nowhere"),
+    bug("marked-after-the-write", EXACT, "where only bookmarks are left, an overwrite is recorded when it is done"),
+    bug("merge-drops-marks", EXACT, "a merge leaves out what no snapshot shows, though a bookmark needs to know of it"),
+    bug("bookmark-in-two-records", EXACT, "a snapshot is deleted in one record, and its bookmark made in another"),
 ];

@@ -15,6 +15,7 @@ pub mod oracle;
 pub mod picture;
 pub mod rig;
 pub mod stamp;
+mod told;
 
 pub use disk::{Crash, IoCounts, SimDisk, SimDiskOptions, Written};
 pub use executor::{block_on, Handle, Scheduler};

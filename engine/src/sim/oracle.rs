@@ -90,9 +90,28 @@ pub enum Existence {
     Doubtful,
 }
 
+/// What there is of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// All of it.
+    Snapshot,
+    /// A bookmark: what it held can be told from what did not change since.
+    Bookmark,
+    /// A crash or a failure came between; look, and tell the model.
+    Either,
+}
+
+impl Form {
+    /// Whether a snapshot, or else a bookmark, may be there.
+    pub fn permits(self, is_bookmark: bool) -> bool {
+        self == Form::Either || (self == Form::Bookmark) == is_bookmark
+    }
+}
+
 #[derive(Clone, Debug)]
 struct SnapshotModel {
     existence: Existence,
+    form: Form,
     cells: Vec<Cell>,
     /// Bounds of the instant of the cut, and the sectors that set them.
     after: (Instant, u64),
@@ -295,7 +314,7 @@ impl Oracle {
             Cell::OneOf(versions.iter().map(candidate).collect())
         };
         let cells = (0..self.sectors()).map(cell).collect();
-        SnapshotModel { existence, cells, after: (began, 0), before: (ended, 0) }
+        SnapshotModel { existence, form: Form::Snapshot, cells, after: (began, 0), before: (ended, 0) }
     }
 
     /// The snapshot is gone, or was never there.
@@ -310,7 +329,19 @@ impl Oracle {
         }
     }
 
-    /// The snapshots the model knows, by name.
+    /// Says what there is of a snapshot.
+    pub fn set_form(&mut self, name: &str, form: Form) {
+        if let Some(snapshot) = self.snapshots.get_mut(name) {
+            snapshot.form = form;
+        }
+    }
+
+    /// What there is of a snapshot; none if the model does not know it.
+    pub fn form(&self, name: &str) -> Option<Form> {
+        self.snapshots.get(name).map(|snapshot| snapshot.form)
+    }
+
+    /// The snapshots and bookmarks the model knows, by name.
     pub fn snapshots(&self) -> impl Iterator<Item = (&str, Existence)> {
         self.snapshots.iter().map(|(name, snapshot)| (name.as_str(), snapshot.existence))
     }

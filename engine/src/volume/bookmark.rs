@@ -32,6 +32,9 @@ impl Volume {
         }
         self.refuse_pinned(&snapshot)?;
         snapshot.bookmark = true;
+        planted!("bookmark-in-two-records", {
+            ledger.catalog.append(&disks.store, &[Item::SnapshotDelete { epoch: snapshot.epoch }]).await?
+        });
         ledger.catalog.append(&disks.store, &[Item::SnapshotPut(snapshot.to_record())]).await?;
         self.is_gone(&mut ledger, disks).await;
         Ok(snapshot)

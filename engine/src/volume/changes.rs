@@ -5,7 +5,7 @@
 //! - An answer counts only if both ends are whole after it was found.
 
 use super::Volume;
-use crate::delta::{self, DeltaPoint, End, Ends, Extent, Extents, Index, Question};
+use crate::delta::{self, Bits, DeltaPoint, End, Ends, Extent, Extents, Index, Question};
 use crate::disk::{Disk, Disks};
 use crate::error::{ErrorKind, Result};
 use crate::snapshot::{SnapshotName, SnapshotPin};
@@ -75,6 +75,11 @@ impl Volume {
             return Err(delta::broken(&pin.name));
         }
         Ok(())
+    }
+
+    /// The bitmaps that are in memory: those that deltas were made of lately. For measurements.
+    pub fn bitmaps_in_memory(&self) -> Vec<Arc<Bits>> {
+        self.bitmaps.bitmaps()
     }
 
     /// A snapshot or bookmark as an end of a delta; it cannot be deleted while anybody has it. Fails as

@@ -12,8 +12,8 @@ use crate::saved::SavedMap;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
+use crate::volume::content::verify;
 use crate::volume::maps::scan_holes;
-use crate::volume::read::verify;
 use crate::volume::seal::run_meta;
 
 /// What to check.

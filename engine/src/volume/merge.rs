@@ -141,6 +141,7 @@ impl Volume {
             let group = plan.groups.of_images(entry.epoch);
             let is_older = |before: &Entry| before.block == entry.block && plan.groups.of_images(before.epoch) == group;
             if group.is_none() || kept.as_ref().is_some_and(is_older) {
+                planted!("merge-drops-marks", continue);
                 // No snapshot shows this image: a bookmark needs no more than to know that there was one.
                 (entry.address, entry.checksum) = (MARK, 0);
             }

@@ -12,6 +12,7 @@ mod background;
 mod bookmark;
 mod changes;
 mod check;
+mod content;
 mod create;
 mod cut;
 mod delete;

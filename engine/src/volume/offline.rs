@@ -5,22 +5,22 @@
 //! - After an unclean end the records that no run covers are read into memory: as many as an attach would write.
 //! - The caller holds the devices exclusively: nobody changes them meanwhile.
 
+use super::content::{read_bytes, read_saved, read_unsaved};
 use super::maps::scan_holes;
 use super::open::{open_runs, overlapping, OpenedRuns};
-use super::read::verify;
 use super::recovery::{recover, LastRecords};
 use super::{BrokenElsewhere, Limits, SegmentPlaces};
 use crate::catalog::Catalog;
 use crate::delta::{self, BitmapCache, DeltaPoint, End, Ends, Extent, Extents, Index, Question};
-use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
-use crate::entry::{Entry, UNREADABLE};
+use crate::disk::{Disk, Disks};
+use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::holes::Holes;
 use crate::run::{PageCache, Run};
 use crate::saved::SavedMap;
 use crate::snapshot::{BrokenReason, Snapshot, SnapshotName, SnapshotPin};
 use crate::sync::{Arc, OnceLock};
-use crate::units::{blocks_for, blocks_touched, pieces, BlockIndex, Epoch, BLOCK_BYTES};
+use crate::units::{blocks_for, BlockIndex, Epoch, BLOCK_BYTES};
 use crate::view::View;
 use crate::watch;
 use std::collections::BTreeMap;
@@ -202,14 +202,9 @@ impl OfflineStore {
             let message = format!("{} bytes at {offset_bytes} exceed its {} bytes", buffer.len(), pin.size_bytes);
             return Err(Error::new(ErrorKind::Invalid, "read snapshot", "volume").saying(message));
         }
-        for (at, length_bytes) in pieces(offset_bytes, buffer.len() as u64) {
-            let range = blocks_touched(at, length_bytes);
-            let blocks = self.read_blocks(disks, pin, range.clone()).await?;
-            let (done, length) = ((at - offset_bytes) as usize, length_bytes as usize);
-            let skip = (at - range.start * BLOCK_BYTES as u64) as usize;
-            buffer[done..done + length].copy_from_slice(&blocks[skip..skip + length]);
-        }
-        Ok(())
+        let read_blocks =
+            async |range: Range<BlockIndex>, content: &mut [u8]| self.read_blocks(disks, pin, range, content).await;
+        read_bytes(offset_bytes, buffer, read_blocks).await
     }
 
     async fn read_live<D: Disk>(&self, disks: &Disks<D>, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
@@ -225,35 +220,20 @@ impl OfflineStore {
         disks: &Disks<D>,
         pin: &SnapshotPin,
         range: Range<BlockIndex>,
-    ) -> Result<AlignedBuffer> {
-        let (epoch, holes) = (pin.epoch, pin.holes());
+        content: &mut [u8],
+    ) -> Result<()> {
         let count = (range.end - range.start) as usize;
-        let mut content = aligned_buffer(count * BLOCK_BYTES);
         let mut found: Vec<Option<Entry>> = vec![None; count];
-        self.view.find_range(&disks.store, &self.pages, range.clone(), epoch, &mut found).await?;
-        for ((block, entry), image) in range.zip(found).zip(content.chunks_exact_mut(BLOCK_BYTES)) {
-            let offset = block * BLOCK_BYTES as u64;
-            match entry {
-                _ if holes.contains(block) => {}
-                None => {
-                    let available = self.size_bytes().saturating_sub(offset).min(BLOCK_BYTES as u64);
-                    disks.origin.read(offset, &mut image[..available as usize]).await?;
-                }
-                Some(entry) if entry.is_mark() => {
-                    let message = format!("block {block} was overwritten and its content not kept; run `cairn check`");
-                    return Err(Error::new(ErrorKind::Corrupt, "read snapshot", "store").saying(message));
-                }
-                Some(entry) if entry.address == UNREADABLE => {
-                    let message = "the block could not be read from the disk when it was about to be overwritten";
-                    return Err(Error::new(ErrorKind::Io, "read snapshot", "origin").at(offset).saying(message));
-                }
-                Some(entry) => {
-                    disks.store.read(entry.address * BLOCK_BYTES as u64, image).await?;
-                    verify(&entry, image)?;
-                }
-            }
+        self.view.find_range(&disks.store, &self.pages, range.clone(), pin.epoch, &mut found).await?;
+        let mut read = vec![false; count];
+        for hole in pin.holes().within(range.clone()) {
+            let slots = (hole.start - range.start) as usize..(hole.end - range.start) as usize;
+            content[slots.start * BLOCK_BYTES..slots.end * BLOCK_BYTES].fill(0);
+            read[slots].fill(true);
         }
-        Ok(content)
+        let missing: Vec<usize> = (0..count).filter(|&slot| found[slot].is_none() && !read[slot]).collect();
+        read_saved(&disks.store, &found, &mut read, content).await?;
+        read_unsaved(&disks.origin, self.size_bytes(), range.start, &missing, content).await
     }
 
     fn refuse_foreign(&self, pin: &SnapshotPin) -> Result<()> {

@@ -4,17 +4,16 @@
 //! - Readers never block writers.
 //! - Content read from the origin for a snapshot counts only if, afterwards, the index as it is *then* still has no
 //!   entry for the block: a writer publishes before it overwrites.
-//! - A before-image is verified against its checksum on every read; a wrong one is an error, never data.
 
+use super::content::{read_bytes, read_saved, read_unsaved};
 use super::Volume;
-use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
-use crate::entry::{Entry, UNREADABLE};
+use crate::disk::{Disk, Disks};
+use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::checksum;
 use crate::lane::invalid;
 use crate::snapshot::{Snapshot, SnapshotHandle, SnapshotName, SnapshotPin};
 use crate::sync::{Arc, OnceLock};
-use crate::units::{blocks_touched, pieces, BlockIndex, Epoch, BLOCK_BYTES, BLOCK_MAX};
+use crate::units::{blocks_touched, BlockIndex, Epoch, BLOCK_BYTES, BLOCK_MAX};
 use std::ops::Range;
 
 impl Volume {
@@ -90,124 +89,43 @@ impl Volume {
         offset_bytes: u64,
         buffer: &mut [u8],
     ) -> Result<()> {
-        for (at, length_bytes) in pieces(offset_bytes, buffer.len() as u64) {
-            let range = blocks_touched(at, length_bytes);
-            let blocks = self.read_blocks_as_of(disks, epoch, range.clone()).await?;
-            let (done, length) = ((at - offset_bytes) as usize, length_bytes as usize);
-            let skip = (at - range.start * BLOCK_BYTES as u64) as usize;
-            buffer[done..done + length].copy_from_slice(&blocks[skip..skip + length]);
-        }
-        Ok(())
+        let read_blocks = async |range: Range<BlockIndex>, content: &mut [u8]| {
+            self.read_blocks_as_of(disks, epoch, range, content).await
+        };
+        read_bytes(offset_bytes, buffer, read_blocks).await
     }
 
-    /// Whole blocks as of an epoch's cut.
+    /// Whole blocks as of an epoch's cut, into memory that is aligned to blocks.
     pub(crate) async fn read_blocks_as_of<D: Disk>(
         &self,
         disks: &Disks<D>,
         epoch: Epoch,
         range: Range<BlockIndex>,
-    ) -> Result<AlignedBuffer> {
+        content: &mut [u8],
+    ) -> Result<()> {
         let count = (range.end - range.start) as usize;
-        let mut content = aligned_buffer(count * BLOCK_BYTES);
+        assert_eq!(content.len(), count * BLOCK_BYTES);
         let mut found: Vec<Option<Entry>> = vec![None; count];
         let mut read: Vec<bool> = vec![false; count];
         loop {
             let view = self.view_now();
             view.find_range(&disks.store, &self.cache, range.clone(), epoch, &mut found).await?;
-            self.read_entries(disks, &found, &mut read, &mut content).await?;
+            read_saved(&disks.store, &found, &mut read, content).await?;
             drop(view);
             let missing: Vec<usize> = (0..count).filter(|&slot| found[slot].is_none()).collect();
             if missing.is_empty() {
-                return Ok(content);
+                return Ok(());
             }
             let earlier = planted!("second-look-in-old-view").then(|| self.view_now());
-            self.read_missing(disks, range.start, &missing, &mut content).await?;
-            planted!("no-second-look", return Ok(content));
+            read_unsaved(&disks.origin, self.size_bytes(), range.start, &missing, content).await?;
+            planted!("no-second-look", return Ok(()));
             // Look again, in the index as it is now.
             let view = earlier.unwrap_or_else(|| self.view_now());
             view.find_range(&disks.store, &self.cache, range.clone(), epoch, &mut found).await?;
             if missing.iter().all(|&slot| found[slot].is_none()) {
-                return Ok(content);
+                return Ok(());
             }
         }
-    }
-
-    /// Reads the images of the slots that have an entry and were not read yet; neighbours on the store in one read.
-    async fn read_entries<D: Disk>(
-        &self,
-        disks: &Disks<D>,
-        found: &[Option<Entry>],
-        read: &mut [bool],
-        content: &mut [u8],
-    ) -> Result<()> {
-        let mut slot = 0;
-        while slot < found.len() {
-            let Some(entry) = found[slot].filter(|_| !read[slot]) else {
-                slot += 1;
-                continue;
-            };
-            let mut end = slot + 1;
-            let follows = |end: usize| {
-                found.get(end).copied().flatten().is_some_and(|next| {
-                    !read[end]
-                        && next.address != UNREADABLE
-                        && !next.is_mark()
-                        && next.address == entry.address + (end - slot) as u64
-                })
-            };
-            while entry.address != UNREADABLE && follows(end) {
-                end += 1;
-            }
-            let images = &mut content[slot * BLOCK_BYTES..end * BLOCK_BYTES];
-            self.read_images(disks, entry, images).await?;
-            for (index, image) in images.chunks_exact(BLOCK_BYTES).enumerate() {
-                let entry = found[slot + index].expect("the run is of entries");
-                verify(&entry, image)?;
-            }
-            read[slot..end].fill(true);
-            slot = end;
-        }
-        Ok(())
-    }
-
-    async fn read_images<D: Disk>(&self, disks: &Disks<D>, first: Entry, images: &mut [u8]) -> Result<()> {
-        if first.is_mark() {
-            let message = format!("block {} was overwritten and its content not kept; run `cairn check`", first.block);
-            return Err(Error::new(ErrorKind::Corrupt, "read snapshot", "store").saying(message));
-        }
-        if first.address == UNREADABLE {
-            let message = "the block could not be read from the disk when it was about to be overwritten";
-            let offset = first.block * BLOCK_BYTES as u64;
-            return Err(Error::new(ErrorKind::Io, "read snapshot", "origin").at(offset).saying(message));
-        }
-        disks.store.read(first.address * BLOCK_BYTES as u64, images).await
-    }
-
-    /// Reads from the origin the slots that no epoch saved; neighbours in one read.
-    async fn read_missing<D: Disk>(
-        &self,
-        disks: &Disks<D>,
-        first: BlockIndex,
-        missing: &[usize],
-        content: &mut [u8],
-    ) -> Result<()> {
-        let mut index = 0;
-        while index < missing.len() {
-            let from = missing[index];
-            let mut end = from + 1;
-            index += 1;
-            while index < missing.len() && missing[index] == end {
-                end += 1;
-                index += 1;
-            }
-            let offset = (first + from as u64) * BLOCK_BYTES as u64;
-            let blocks = &mut content[from * BLOCK_BYTES..end * BLOCK_BYTES];
-            let available = self.size_bytes().saturating_sub(offset).min(blocks.len() as u64) as usize;
-            let (inside, beyond) = blocks.split_at_mut(available);
-            beyond.fill(0);
-            disks.origin.read(offset, inside).await?;
-        }
-        Ok(())
     }
 
     /// A handle that keeps the snapshot readable and undeletable. Fails with `NotFound` or
@@ -256,15 +174,4 @@ impl Volume {
         pins.insert(epoch, Arc::downgrade(&pin));
         pin
     }
-}
-
-/// The image is what was saved, or the read fails.
-pub(crate) fn verify(entry: &Entry, image: &[u8]) -> Result<()> {
-    assert_eq!(image.len(), BLOCK_BYTES);
-    planted!("image-not-verified", return Ok(()));
-    if checksum::image(image) == entry.checksum {
-        return Ok(());
-    }
-    let message = format!("the saved content of block {} is damaged (checksum); run `cairn check`", entry.block);
-    Err(Error::new(ErrorKind::Corrupt, "read snapshot", "store").at(entry.address * BLOCK_BYTES as u64).saying(message))
 }

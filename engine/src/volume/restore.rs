@@ -433,7 +433,8 @@ impl Volume {
             let is_saved = found[(block - range.start) as usize].is_some();
             is_saved && !self.restore.is_moved(block) && active.in_use.is_all_in_use(block..block + 1)
         };
-        if let Ok(content) = self.read_blocks_as_of(disks, target, range.clone()).await {
+        let mut content = aligned_buffer((range.end - range.start) as usize * BLOCK_BYTES);
+        if self.read_blocks_as_of(disks, target, range.clone(), &mut content).await.is_ok() {
             for (slot, block) in range.clone().enumerate().filter(|(_, block)| moves(*block)) {
                 let image = &content[slot * BLOCK_BYTES..(slot + 1) * BLOCK_BYTES];
                 self.move_block(lane, block, Ok(image)).await?;
@@ -441,11 +442,9 @@ impl Volume {
             return Ok(());
         }
         for block in range.clone().filter(|block| moves(*block)) {
-            let image = self.read_blocks_as_of(disks, target, block..block + 1).await;
-            match image {
-                Ok(image) => self.move_block(lane, block, Ok(&image)).await?,
-                Err(error) => self.move_block(lane, block, Err(error)).await?,
-            }
+            let image = &mut content[..BLOCK_BYTES];
+            let read = self.read_blocks_as_of(disks, target, block..block + 1, image).await;
+            self.move_block(lane, block, read.map(|()| &*image)).await?;
         }
         Ok(())
     }

@@ -51,6 +51,7 @@ pub fn run(context: &Context, arguments: &Receive) -> Outcome {
         undo_file: arguments.undo_file.clone(),
         trust_identity: arguments.trust_identity,
         verbose: arguments.verbose,
+        ..Options::default()
     };
     let received = receive::receive(context, &destination, &mut input, &options)?;
     context.output.answer(&received, text)

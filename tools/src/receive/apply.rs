@@ -14,11 +14,23 @@ use crate::rate::Progress as Shown;
 use cairn_delta::{is_zero, Frame};
 use std::time::{Duration, Instant};
 
-/// Content that waits for its old content to be durable.
-const PENDING_BYTES_MAX: usize = 16 << 20;
-/// How often it is recorded how far the receive is.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
-const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// When to write, and when to record how far the receive is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// So much content waits for its old content to be durable, at most.
+    pub pending_bytes: usize,
+    /// It is recorded this often,
+    pub checkpoint_interval: Duration,
+    /// and after so much was written.
+    pub checkpoint_bytes: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        let checkpoint_interval = Duration::from_millis(500);
+        Pace { pending_bytes: 16 << 20, checkpoint_interval, checkpoint_bytes: 256 << 20 }
+    }
+}
 
 /// What is to be written.
 enum Change {
@@ -31,6 +43,7 @@ pub struct Applier<'a> {
     place: &'a Place,
     target: &'a mut dyn Target,
     progress: &'a mut Progress,
+    pace: Pace,
     is_full: bool,
     size_bytes: u64,
     /// Up to where the target is, or is about to be, as it should.
@@ -49,12 +62,14 @@ impl<'a> Applier<'a> {
         target: &'a mut dyn Target,
         progress: &'a mut Progress,
         announced: &Announced,
+        pace: Pace,
     ) -> Applier<'a> {
         let kept = progress.token.as_ref().and_then(|token| token.parse::<cairn_delta::Resume>().ok());
         Applier {
             place,
             target,
             progress,
+            pace,
             is_full: announced.base == Base::Anything,
             size_bytes: announced.size_after_bytes,
             at: kept.map_or(0, |kept| kept.next_offset_bytes),
@@ -71,8 +86,8 @@ impl<'a> Applier<'a> {
         while let Some(frame) = input.next()? {
             self.take(frame)?;
             shown.at(self.written_bytes);
-            let due = self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL;
-            if due || self.since_checkpoint_bytes >= CHECKPOINT_BYTES {
+            let due = self.last_checkpoint.elapsed() >= self.pace.checkpoint_interval;
+            if due || self.since_checkpoint_bytes >= self.pace.checkpoint_bytes {
                 self.checkpoint(input.token())?;
             }
         }
@@ -127,7 +142,7 @@ impl<'a> Applier<'a> {
     fn push(&mut self, change: Change, bytes: usize) -> Outcome {
         self.pending.push(change);
         self.pending_bytes += bytes;
-        match self.pending_bytes >= PENDING_BYTES_MAX {
+        match self.pending_bytes >= self.pace.pending_bytes {
             true => self.write_pending(),
             false => Ok(()),
         }

@@ -7,41 +7,40 @@
 
 mod apply;
 mod base;
+mod destination;
 mod identity;
 mod input;
 mod place;
 mod plain;
+#[cfg(test)]
+mod plain_histories;
+mod served;
+#[cfg(test)]
+mod simulated;
+#[cfg(test)]
+mod simulated_stream;
 mod target;
 mod undo_log;
 mod volume;
+#[cfg(test)]
+mod volume_histories;
 
+pub use destination::Destination;
 pub use input::{nothing_follows, Announced, Base, Input, NativeInput};
 
 use crate::block_io;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
-use crate::names::VolumeName;
 use crate::rate::Progress as Shown;
-use apply::Applier;
+use apply::{Applier, Pace};
 use cairn_delta::Fingerprint;
-use cairn_target::config::VolumeConfig;
+use destination::Site;
 use identity::{SnapshotRecord, TargetIdentity};
 use place::{Place, Progress, Stage};
-use plain::PlainTarget;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use target::Target;
 use uuid::Uuid;
-use volume::VolumeTarget;
-
-/// What is received into.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// A disk or a file.
-    Plain(PathBuf),
-    /// A volume of this machine.
-    Volume(VolumeName),
-}
 
 /// How to receive.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +53,8 @@ pub struct Options {
     pub trust_identity: bool,
     /// Say how far it is.
     pub verbose: bool,
+    /// When to write, and when to record how far it is.
+    pub pace: Pace,
 }
 
 /// What was received.
@@ -73,45 +74,6 @@ pub struct Received {
     pub verified: bool,
 }
 
-impl Destination {
-    /// A volume by its name, else a path. A file that is named as a volume is written `./NAME`.
-    pub fn parse(context: &Context, text: &str) -> Destination {
-        match text.parse::<VolumeName>() {
-            Ok(name) if VolumeConfig::load(&context.paths, text).is_ok() => Destination::Volume(name),
-            _ => Destination::Plain(PathBuf::from(text)),
-        }
-    }
-
-    fn place(&self, context: &Context) -> Result<Place, Failure> {
-        match self {
-            Destination::Plain(path) => {
-                let path = std::path::absolute(path).map_err(|error| Failure::io("find", path, error))?;
-                Place::open(&context.paths, &plain::key_of(&path), &path.display().to_string())
-            }
-            Destination::Volume(name) => Place::open(&context.paths, &format!("volume {name}"), name.as_str()),
-        }
-    }
-
-    fn open<'a>(
-        &self,
-        context: &'a Context,
-        undo_file: Option<PathBuf>,
-        may_create: bool,
-    ) -> Result<Box<dyn Target + 'a>, Failure> {
-        Ok(match self {
-            Destination::Plain(path) => Box::new(PlainTarget::open(context, path, undo_file, may_create)?),
-            Destination::Volume(name) => Box::new(VolumeTarget::open(context, name)?),
-        })
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Destination::Plain(path) => path.display().to_string(),
-            Destination::Volume(name) => name.to_string(),
-        }
-    }
-}
-
 /// Receives all of `input`.
 pub fn receive(
     context: &Context,
@@ -119,38 +81,46 @@ pub fn receive(
     input: &mut dyn Input,
     options: &Options,
 ) -> Result<Received, Failure> {
-    let place = destination.place(context)?;
+    receive_at(context, &destination.site(context, options.undo_file.clone())?, input, options)
+}
+
+fn receive_at(
+    context: &Context,
+    site: &Site<'_>,
+    input: &mut dyn Input,
+    options: &Options,
+) -> Result<Received, Failure> {
+    let Site { name, place, open } = site;
     let kept = place.progress()?;
     let interrupted = kept.as_ref().filter(|progress| progress.stage != Stage::Done);
     match interrupted {
         Some(progress) => refuse_other(progress, input)?,
         None if input.is_continuation() => {
-            let message =
-                format!("{}: the stream goes on in the middle, and nothing is there of it", destination.text());
+            let message = format!("{name}: the stream goes on in the middle, and nothing is there of it");
             return Err(refusal("wrong-continuation", message));
         }
         None => {}
     }
     let may_create = input.announced().base == Base::Anything;
-    let mut target = destination.open(context, options.undo_file.clone(), may_create)?;
+    let mut target = open(may_create)?;
     let mut progress = match interrupted {
         Some(progress) => {
             let mut progress = progress.clone();
-            target.reopen(&place, &mut progress, input.announced().size_after_bytes)?;
+            target.reopen(place, &mut progress, input.announced().size_after_bytes)?;
             go_on(progress, input)?
         }
         None => {
-            let begun = begin(context, &place, target.as_mut(), input.announced(), options.trust_identity)?;
-            forget_older(context, destination, kept.as_ref())?;
-            begun
+            let older_before = kept.and_then(|kept| kept.before);
+            begin(context, place, target.as_mut(), input.announced(), older_before, options.trust_identity)?
         }
     };
-    let outcome = transfer(context, &place, target.as_mut(), input, &mut progress, options);
+    target.forget(&progress)?;
+    let outcome = transfer(context, place, target.as_mut(), input, &mut progress, options);
     match outcome {
         Ok(received) => Ok(received),
         Err(failure) => {
             let keep = options.resumable && failure.kind == "stream-truncated" && progress.token.is_some();
-            Err(give_up(context, &place, target, progress, failure, keep))
+            Err(give_up(context, place, target, progress, failure, keep))
         }
     }
 }
@@ -195,6 +165,7 @@ fn begin(
     place: &Place,
     target: &mut dyn Target,
     announced: &Announced,
+    older_before: Option<String>,
     trust_identity: bool,
 ) -> Result<Progress, Failure> {
     target.check(announced)?;
@@ -203,17 +174,10 @@ fn begin(
     let mut progress = Progress::new(target.name(), &announced.stream_id, &announced.target.name);
     progress.size_before_bytes = announced.size_before_bytes.unwrap_or(announced.size_after_bytes);
     progress.identity_before = identity;
+    progress.older_before = older_before;
     progress.base_fingerprint = base.map(|fingerprint| fingerprint.to_string());
     target.begin(place, &mut progress, announced)?;
     Ok(progress)
-}
-
-/// The receive before this one cannot be taken back any more.
-fn forget_older(context: &Context, destination: &Destination, kept: Option<&Progress>) -> Outcome {
-    match (destination, kept.and_then(|progress| progress.before.as_ref())) {
-        (Destination::Volume(name), Some(before)) => volume::forget_before(context, name, before),
-        _ => Ok(()),
-    }
 }
 
 /// From the first frame to a target that was read back and is what it should be.
@@ -227,7 +191,7 @@ fn transfer(
 ) -> Result<Received, Failure> {
     let announced = input.announced().clone();
     let mut shown = Shown::new(options.verbose, &format!("receiving {}", announced.target.name));
-    let written_bytes = Applier::new(place, target, progress, &announced).run(input, &mut shown)?;
+    let written_bytes = Applier::new(place, target, progress, &announced, options.pace).run(input, &mut shown)?;
     shown.end();
     target.io().make_durable()?;
     target.io().forget();
@@ -314,24 +278,28 @@ fn give_up(
 
 /// Takes back the last receive; the snapshot that had come.
 pub fn undo(context: &Context, destination: &Destination) -> Result<String, Failure> {
-    let place = destination.place(context)?;
+    undo_at(context, &destination.site(context, None)?)
+}
+
+fn undo_at(context: &Context, site: &Site<'_>) -> Result<String, Failure> {
+    let Site { name, place, open } = site;
     let Some(mut progress) = place.progress()? else {
-        let message = format!("{}: nothing was received into it that could be taken back", destination.text());
+        let message = format!("{name}: nothing was received into it that could be taken back");
         return Err(Failure::new(ExitCode::NotFound, message));
     };
     if progress.created && progress.stage == Stage::Undoing && !Path::new(&progress.target).exists() {
         place.clear()?;
         return Ok(progress.snapshot);
     }
-    let mut target = destination.open(context, None, false)?;
+    let mut target = open(false)?;
     if progress.stage == Stage::Done {
-        refuse_touched(context, &place, target.as_mut())?;
+        refuse_touched(context, place, target.as_mut())?;
     }
-    if let Destination::Plain(_) = destination {
+    if progress.undo_file.is_some() {
         // For going back it does not matter how long it would have become.
-        target.reopen(&place, &mut progress, 0)?;
+        target.reopen(place, &mut progress, 0)?;
     }
-    target.roll_back(&place, &mut progress)?;
+    target.roll_back(place, &mut progress)?;
     Ok(progress.snapshot)
 }
 
@@ -361,10 +329,10 @@ fn refuse_touched(context: &Context, place: &Place, target: &mut dyn Target) -> 
 
 /// Where an interrupted receive goes on.
 pub fn token(context: &Context, destination: &Destination) -> Result<String, Failure> {
-    let place = destination.place(context)?;
+    let Site { name, place, .. } = destination.site(context, None)?;
     let progress = place.progress()?.filter(|progress| progress.stage == Stage::Receiving);
     progress.and_then(|progress| progress.token).ok_or_else(|| {
-        let message = format!("{}: no receive into it was interrupted", destination.text());
+        let message = format!("{name}: no receive into it was interrupted");
         Failure::new(ExitCode::NotFound, message)
     })
 }

@@ -55,7 +55,10 @@ pub struct Progress {
     pub undo_file: Option<PathBuf>,
     /// The automatic snapshot of the state before, of a volume.
     pub before: Option<String>,
-    /// It was taken. Until then nothing is written.
+    /// That of the receive before this one, which goes when this one has begun.
+    #[serde(default)]
+    pub older_before: Option<String>,
+    /// `before` was taken. Until then nothing is written.
     pub before_taken: bool,
     /// The snapshot that was taken at the end, of a volume.
     pub received: Option<String>,
@@ -138,6 +141,7 @@ impl Progress {
             base_fingerprint: None,
             undo_file: None,
             before: None,
+            older_before: None,
             before_taken: false,
             received: None,
             token: None,
@@ -167,6 +171,11 @@ pub fn remove(path: &Path) -> Outcome {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Failure::io("remove", path, error)),
         _ => {}
     }
+    make_name_durable(path)
+}
+
+/// That there is a file of this name, or none, is durable afterwards.
+pub fn make_name_durable(path: &Path) -> Outcome {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|error| Failure::io("make durable", directory, error))

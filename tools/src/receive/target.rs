@@ -42,4 +42,8 @@ pub trait Target {
     fn commit(&mut self, place: &Place, progress: &mut Progress, identity: TargetIdentity) -> Outcome;
     /// Makes it what it was before the receive.
     fn roll_back(self: Box<Self>, place: &Place, progress: &mut Progress) -> Outcome;
+    /// Lets go of what the receive before this one left: it cannot be taken back any more.
+    fn forget(&mut self, _progress: &Progress) -> Outcome {
+        Ok(())
+    }
 }

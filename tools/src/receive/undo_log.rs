@@ -5,6 +5,7 @@
 //! - Ranges ascend and do not overlap: below the end of the last one everything is held that was overwritten.
 //! - Putting back can be repeated, also after it was interrupted.
 
+use super::place::make_name_durable;
 use crate::block_io::{BlockIo, STEP_BYTES};
 use crate::exit::{ExitCode, Failure, Outcome};
 use cairn_delta::{is_zero, Fingerprint, FINGERPRINT_BLOCK_BYTES};
@@ -45,6 +46,8 @@ impl UndoLog {
         lead[..8].copy_from_slice(MAGIC);
         lead[8..].copy_from_slice(blake3::hash(stream_id.as_bytes()).as_bytes());
         file.write_all(&lead).and_then(|()| file.sync_all()).map_err(failed)?;
+        // A log without its name is none: not every filesystem keeps that with the file.
+        make_name_durable(path)?;
         Ok(UndoLog { path: path.to_owned(), file, end: LEAD_BYTES, covered_bytes: 0 })
     }
 

@@ -7,103 +7,41 @@
 use super::identity::TargetIdentity;
 use super::input::Announced;
 use super::place::{read_json, remove, write_json, Place, Progress, Stage};
+use super::served::{Service, Standing};
 use super::target::Target;
-use crate::arguments::Wait;
-use crate::block_io::{self, BlockIo, NbdIo, PlainIo};
-use crate::client::{Client, CHANGE_TIMEOUT_MS};
-use crate::context::Context;
+use crate::block_io::{self, BlockIo};
 use crate::exit::{ExitCode, Failure, Outcome};
-use crate::names::VolumeName;
 use crate::output::bytes::format_bytes;
-use crate::restoring::after_restore;
-use crate::source::{Attached, Changes, Piece, Pieces, SnapshotSource};
+use crate::source::{Piece, Pieces};
 use cairn_delta::{is_zero, Fingerprint, FRAME_BYTES_MAX};
-use cairn_target::control::api::{
-    Consistency, DeleteReport, Frontend, RestoreReport, RestoreRequest, SnapshotList, SnapshotReport, SnapshotRequest,
-    VolumeReport,
-};
-use cairn_target::device::{kind_of, mount_points_of, DeviceKind};
 use cairn_target::process::now_unix_ms;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// How much of a volume is looked at to see whether it holds anything.
 const LOOKED_AT_BYTES: u64 = 16 << 20;
 
-/// A volume that a target serves.
+/// An attached volume.
 pub struct VolumeTarget<'a> {
-    context: &'a Context,
-    name: VolumeName,
-    client: Client,
-    report: VolumeReport,
-    nbd_socket: PathBuf,
+    name: String,
+    service: Box<dyn Service + 'a>,
     /// None while the volume must not be open.
     io: Option<Box<dyn BlockIo>>,
 }
 
 impl<'a> VolumeTarget<'a> {
-    /// Opens the volume through its frontend. Fails with `Busy` where it is mounted or open.
-    pub fn open(context: &'a Context, name: &VolumeName) -> Result<VolumeTarget<'a>, Failure> {
-        let client = context.client(name)?;
-        let report: VolumeReport = client.get("/v1/volume")?;
-        let nbd_socket = context.paths.volume(name.as_str())?.nbd_socket();
-        let mut target = VolumeTarget { context, name: name.clone(), client, report, nbd_socket, io: None };
-        target.io = Some(target.open_io()?);
-        Ok(target)
+    /// Opens the volume. Fails with `Busy` where it is mounted or open.
+    pub fn open(name: &str, service: Box<dyn Service + 'a>) -> Result<VolumeTarget<'a>, Failure> {
+        let io = service.open_io()?;
+        Ok(VolumeTarget { name: name.to_owned(), service, io: Some(io) })
     }
 
-    fn open_io(&self) -> Result<Box<dyn BlockIo>, Failure> {
-        let device = match (&self.report.frontend, &self.report.device) {
-            (Frontend::Ublk, Some(device)) => Path::new(device),
-            _ => {
-                if self.report.clients > 0 {
-                    let message = format!("{}: NBD clients have it open; disconnect them first", self.name);
-                    return Err(Failure::new(ExitCode::Busy, message));
-                }
-                return Ok(Box::new(NbdIo::open(&self.nbd_socket, self.name.as_str())?));
-            }
-        };
-        if let Ok(DeviceKind::Block { number }) = kind_of(device) {
-            if let Some(point) = mount_points_of(number).first() {
-                let message = format!("{}: it is mounted on {}; unmount it first", self.name, point.display());
-                return Err(Failure::new(ExitCode::Busy, message));
-            }
-        }
-        Ok(Box::new(PlainIo::open(device)?))
-    }
-
-    fn snapshots(&self) -> Result<Vec<SnapshotReport>, Failure> {
-        Ok(self.client.get::<SnapshotList>("/v1/snapshots")?.snapshots)
-    }
-
-    fn take(&self, name: &str) -> Result<SnapshotReport, Failure> {
-        let request =
-            SnapshotRequest { name: name.to_owned(), consistency: Consistency::Crash, freeze_timeout_ms: None };
-        after_restore(self.context, &self.client, &Wait { no_wait: false }, || {
-            self.client.post("/v1/snapshots", &request, CHANGE_TIMEOUT_MS)
-        })
-    }
-
-    /// One that is gone already is as good.
-    fn delete(&self, name: &str) -> Outcome {
-        let deleted = after_restore(self.context, &self.client, &Wait { no_wait: false }, || {
-            self.client.delete::<DeleteReport>(&format!("/v1/snapshots/{name}"))
-        });
-        match deleted {
-            Err(failure) if failure.code != ExitCode::NotFound => Err(failure),
-            _ => Ok(()),
-        }
-    }
-
-    fn changes_since(&self, snapshot: &str) -> Result<Changes, Failure> {
-        let source: Arc<dyn SnapshotSource> = Arc::new(Attached::open(self.context.client(&self.name)?)?);
-        Ok(Changes::new(source, Some(snapshot.to_owned()), None))
+    fn has(&self, snapshot: &str) -> Result<bool, Failure> {
+        Ok(self.service.standing(snapshot)? != Standing::Missing)
     }
 }
 
 impl Target for VolumeTarget<'_> {
     fn name(&self) -> &str {
-        self.name.as_str()
+        &self.name
     }
 
     fn io(&mut self) -> &mut dyn BlockIo {
@@ -116,10 +54,11 @@ impl Target for VolumeTarget<'_> {
 
     fn is_untouched(&mut self, identity: &TargetIdentity) -> Result<Option<bool>, Failure> {
         let Some(local) = &identity.local_snapshot else { return Ok(None) };
-        if !self.snapshots()?.iter().any(|snapshot| snapshot.name == *local && snapshot.state_reason.is_none()) {
+        if self.service.standing(local)? != Standing::Whole {
             return Ok(None);
         }
-        match self.changes_since(local)?.next() {
+        let change = self.service.changes_since(local)?.next();
+        match change {
             None => Ok(Some(true)),
             // What was written may be what was there.
             Some(Ok(_)) if identity.fingerprint.is_some() => Ok(None),
@@ -129,7 +68,7 @@ impl Target for VolumeTarget<'_> {
     }
 
     fn holds_data(&mut self) -> Result<bool, Failure> {
-        let size_bytes = self.report.size_bytes.min(LOOKED_AT_BYTES);
+        let size_bytes = self.service.size_bytes().min(LOOKED_AT_BYTES);
         let mut holds = false;
         block_io::steps(self.io(), 0, size_bytes, |io, at, length_bytes| {
             let mut content = vec![0; length_bytes as usize];
@@ -142,7 +81,7 @@ impl Target for VolumeTarget<'_> {
 
     fn check(&mut self, announced: &Announced) -> Outcome {
         let refused = |message: String| Err(Failure::new(ExitCode::Refused, message));
-        let (has, needs) = (self.report.size_bytes, announced.size_after_bytes);
+        let (has, needs) = (self.service.size_bytes(), announced.size_after_bytes);
         if has < needs {
             let (has_text, needs_text) = (format_bytes(has), format_bytes(needs));
             return refused(format!(
@@ -151,13 +90,13 @@ impl Target for VolumeTarget<'_> {
             ));
         }
         let source = announced.volume_id.map(|id| uuid::Uuid::from_bytes(id).to_string());
-        if source.is_some_and(|source| source == self.report.volume_id) {
+        if source.is_some_and(|source| source == self.service.volume_id()) {
             return refused(format!(
                 "{}: the stream comes from this very volume; to go back to a snapshot of it: cairn restore",
                 self.name
             ));
         }
-        if self.snapshots()?.iter().any(|snapshot| snapshot.name == announced.target.name) {
+        if self.has(&announced.target.name)? {
             let name = format!("{}@{}", self.name, announced.target.name);
             let message = format!("{name} exists, and is to become the name of what is received; delete it first");
             return Err(Failure::new(ExitCode::Exists, message));
@@ -170,7 +109,7 @@ impl Target for VolumeTarget<'_> {
         progress.before = Some(before.clone());
         // Recorded first: a snapshot without a record would stay for ever.
         place.save(progress)?;
-        self.take(&before)?;
+        self.service.take(&before)?;
         progress.before_taken = true;
         place.save(progress)?;
         remove(&place.identity_file())
@@ -179,9 +118,9 @@ impl Target for VolumeTarget<'_> {
     fn reopen(&mut self, place: &Place, progress: &mut Progress, _size_after_bytes: u64) -> Outcome {
         remove(&place.identity_file())?;
         let before = progress.before.clone().unwrap_or_default();
-        let is_there = self.snapshots()?.iter().any(|snapshot| snapshot.name == before);
+        let is_there = self.has(&before)?;
         if !progress.before_taken && !is_there {
-            self.take(&before)?;
+            self.service.take(&before)?;
         }
         if !progress.before_taken {
             progress.before_taken = true;
@@ -209,17 +148,18 @@ impl Target for VolumeTarget<'_> {
         _announced: &Announced,
     ) -> Result<Option<(Fingerprint, Fingerprint)>, Failure> {
         let before = progress.before.clone().unwrap_or_default();
-        let reader = Attached::open(self.context.client(&self.name)?)?;
         let (mut old, mut new) = (Fingerprint::EMPTY, Fingerprint::EMPTY);
-        for piece in Pieces::new(self.changes_since(&before)?) {
+        let VolumeTarget { service, io, .. } = self;
+        let io = io.as_mut().expect("the volume is open while it is received into");
+        for piece in Pieces::new(service.changes_since(&before)?) {
             let Piece { offset_bytes, length_bytes, .. } = piece?;
-            let end_bytes = (offset_bytes + length_bytes).min(self.report.size_bytes);
+            let end_bytes = (offset_bytes + length_bytes).min(service.size_bytes());
             let mut at = offset_bytes;
             while at < end_bytes {
                 let mut content = vec![0; (end_bytes - at).min(FRAME_BYTES_MAX as u64) as usize];
-                reader.read(&before, at, &mut content)?;
+                service.read_snapshot(&before, at, &mut content)?;
                 old += Fingerprint::of_content(at, &content);
-                self.io().read(at, &mut content)?;
+                io.read(at, &mut content)?;
                 new += Fingerprint::of_content(at, &content);
                 at += content.len() as u64;
             }
@@ -230,8 +170,8 @@ impl Target for VolumeTarget<'_> {
     fn commit(&mut self, place: &Place, progress: &mut Progress, mut identity: TargetIdentity) -> Outcome {
         self.io().make_durable()?;
         // There was none of this name when the receive began; one that is there was taken by an end that was interrupted.
-        self.delete(&progress.snapshot)?;
-        self.take(&progress.snapshot)?;
+        self.service.delete(&progress.snapshot)?;
+        self.service.take(&progress.snapshot)?;
         identity.local_snapshot = Some(progress.snapshot.clone());
         write_json(&place.identity_file(), &identity)?;
         progress.received = Some(progress.snapshot.clone());
@@ -246,30 +186,25 @@ impl Target for VolumeTarget<'_> {
         remove(&place.identity_file())?;
         self.io = None;
         let before = progress.before.clone().unwrap_or_default();
-        if self.snapshots()?.iter().any(|snapshot| snapshot.name == before) {
-            let aside = format!("undone-receive-{}", now_unix_ms());
-            let request = RestoreRequest { snapshot: before.clone(), before: Some(aside.clone()) };
-            after_restore(self.context, &self.client, &Wait { no_wait: false }, || {
-                self.client.post::<_, RestoreReport>("/v1/restore", &request, CHANGE_TIMEOUT_MS)
-            })?;
-            self.delete(&aside)?;
-            if let Some(received) = &progress.received {
-                self.delete(received)?;
-            }
+        if self.has(&before)? {
+            // The same name each time: an earlier attempt may have left it.
+            let aside = before.replacen("before-", "undone-", 1);
+            self.service.delete(&aside)?;
+            self.service.restore(&before, &aside)?;
+            self.service.delete(&aside)?;
+            // Also where the receive was interrupted before it recorded that this was taken.
+            self.service.delete(&progress.snapshot)?;
         }
         if let Some(identity) = &progress.identity_before {
             write_json(&place.identity_file(), identity)?;
         }
-        place.clear()?;
-        self.delete(&before)
+        // While there is a record somebody deletes it.
+        self.service.delete(&before)?;
+        self.forget(progress)?;
+        place.clear()
     }
-}
 
-/// Deletes the snapshot that an earlier receive, which can no longer be taken back, left.
-pub fn forget_before(context: &Context, name: &VolumeName, before: &str) -> Outcome {
-    let client = context.client(name)?;
-    match client.delete::<DeleteReport>(&format!("/v1/snapshots/{before}")) {
-        Err(failure) if failure.code != ExitCode::NotFound => Err(failure),
-        _ => Ok(()),
+    fn forget(&mut self, progress: &Progress) -> Outcome {
+        progress.older_before.as_ref().map_or(Ok(()), |older| self.service.delete(older))
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{Facts, Hold, SnapshotSource};
 use crate::client::{Client, LOOK_TIMEOUT_MS};
-use crate::connection::{not_connected, Connection, Question};
+use crate::connection::{not_connected, Body, Connection, Question};
 use crate::exit::{ExitCode, Failure};
 use cairn_target::control::api::{ChangesPage, SnapshotList, VolumeReport, DATA_BYTES_MAX};
 use hyper::{Method, StatusCode};
@@ -42,16 +42,16 @@ impl Attached {
         Ok(Attached { client, facts, idle: Mutex::default() })
     }
 
-    fn ask(&self, path: &str, range: Option<(u64, u64)>) -> Result<(StatusCode, hyper::body::Bytes), Failure> {
+    fn ask(&self, path: &str, range: Option<(u64, u64)>, body: &mut Body<'_>) -> Result<StatusCode, Failure> {
         let spare = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match spare {
             Some(connection) => connection,
             None => Connection::open(self.client.volume(), self.client.socket())?,
         };
         let question = Question { method: Method::GET, path, range, body: Vec::new(), limit_ms: READ_TIMEOUT_MS };
-        let answer = connection.ask(question)?;
+        let status = connection.ask_into(question, body)?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        Ok(answer)
+        Ok(status)
     }
 }
 
@@ -73,7 +73,8 @@ impl SnapshotSource for Attached {
                 path.push_str(&format!("&{key}={}", name.replace('#', "%23")));
             }
         }
-        let (status, answer) = self.ask(&path, None)?;
+        let mut answer = Vec::new();
+        let status = self.ask(&path, None, &mut Body::Whole(&mut answer))?;
         self.client.decode(status, &answer)
     }
 
@@ -81,16 +82,17 @@ impl SnapshotSource for Attached {
         let path = format!("/v1/snapshots/{snapshot}/data");
         let mut offset = offset_bytes;
         for piece in buffer.chunks_mut(DATA_BYTES_MAX as usize) {
-            let (status, answer) = self.ask(&path, Some((offset, offset + piece.len() as u64 - 1)))?;
+            let (range, piece_bytes) = ((offset, offset + piece.len() as u64 - 1), piece.len());
+            let (mut length, mut refusal) = (0, Vec::new());
+            let status = self.ask(&path, Some(range), &mut Body::Content(piece, &mut length, &mut refusal))?;
             if status != StatusCode::PARTIAL_CONTENT {
-                return Err(self.client.refusal(status, &answer));
+                return Err(self.client.refusal(status, &refusal));
             }
-            if answer.len() != piece.len() {
+            if length != piece_bytes {
                 let message = format!("{}@{snapshot}: it is shorter than it said", self.facts.volume);
                 return Err(Failure::new(ExitCode::Failed, message));
             }
-            piece.copy_from_slice(&answer);
-            offset += piece.len() as u64;
+            offset += piece_bytes as u64;
         }
         Ok(())
     }

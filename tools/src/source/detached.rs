@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::exit::{ExitCode, Failure};
 use crate::offline::with_paths;
 use cairn_engine::delta::{DeltaPoint, Extent, ExtentKind};
-use cairn_engine::disk::{aligned_buffer, Disks};
+use cairn_engine::disk::{aligned_buffer, AlignedBuffer, Disks};
 use cairn_engine::error::Result as EngineResult;
 use cairn_engine::snapshot::SnapshotName;
 use cairn_engine::volume::{inspect, OfflineStore};
@@ -41,7 +41,7 @@ pub struct Detached {
 /// What the thread is asked.
 enum Request {
     Changes { from: Option<String>, to: Option<String>, offset_bytes: u64, max: usize, answer: Answer<ChangesPage> },
-    Read { snapshot: String, offset_bytes: u64, length: usize, answer: Answer<Vec<u8>> },
+    Read { snapshot: String, offset_bytes: u64, length: usize, answer: Answer<AlignedBuffer> },
 }
 
 type Answer<T> = SyncSender<Result<T, Failure>>;
@@ -200,13 +200,13 @@ impl Opened {
         })
     }
 
-    async fn read(&self, snapshot: &str, offset_bytes: u64, length: usize) -> Result<Vec<u8>, Failure> {
+    async fn read(&self, snapshot: &str, offset_bytes: u64, length: usize) -> Result<AlignedBuffer, Failure> {
         self.refuse_obstacle()?;
         let point = self.point(snapshot).await?;
         let mut buffer = aligned_buffer(length);
         let read = self.store.read_snapshot(&self.disks, &point, offset_bytes, &mut buffer).await;
         self.named(read)?;
-        Ok(buffer.to_vec())
+        Ok(buffer)
     }
 }
 

@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long clients have to take their answers after a stop.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is on its way to a client: a snapshot's content goes through here.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// How long to wait when the host cannot give another descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -92,6 +95,8 @@ async fn accept(listener: &UnixListener, router: Router, connections: &GracefulS
         };
         match accepted {
             Ok((stream, _)) => {
+                // Without the right to it, or with less of it, answers come in smaller pieces.
+                let _ = sockopt::set_socket_send_buffer_size_force(&stream, SEND_BUFFER_BYTES);
                 let service = TowerToHyperService::new(router.clone());
                 let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
                 tokio::task::spawn_local(async move {

@@ -8,7 +8,7 @@ use std::fmt;
 
 /// Raised whenever the alphabet, the order of workloads or what is counted as a state changes: figures of different
 /// versions do not add up to the coverage of one.
-pub const ALPHABET_VERSION: u32 = 3;
+pub const ALPHABET_VERSION: u32 = 4;
 
 /// From one beginning of a workload to the next. Without a factor in common with the number of operations, so that
 /// none is left out.
@@ -54,6 +54,8 @@ pub enum Operation {
     DeleteOldest,
     /// Deletes the youngest snapshot.
     DeleteYoungest,
+    /// Deletes the oldest snapshot, but leaves a bookmark; where there is none, of one taken just now.
+    Bookmark,
     /// Reads the volume and every snapshot.
     Read,
     /// Restores the oldest snapshot.
@@ -77,7 +79,7 @@ pub enum Operation {
 use Operation::*;
 
 /// Every operation with its name.
-const NAMES: [(Operation, &str); 24] = [
+const NAMES: [(Operation, &str); 25] = [
     (WriteA, "write-a"),
     (WriteB, "write-b"),
     (WriteHead, "write-head"),
@@ -93,6 +95,7 @@ const NAMES: [(Operation, &str); 24] = [
     (Snapshot, "snapshot"),
     (DeleteOldest, "delete-oldest"),
     (DeleteYoungest, "delete-youngest"),
+    (Bookmark, "bookmark"),
     (Read, "read"),
     (Restore, "restore"),
     (Reattach, "reattach"),

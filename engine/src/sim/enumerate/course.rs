@@ -13,7 +13,7 @@ use crate::deadline::Deadline;
 use crate::disk::aligned_buffer;
 use crate::error::Error;
 use crate::sim::executor::block_on;
-use crate::sim::oracle::{Change, Existence, Oracle};
+use crate::sim::oracle::{Change, Existence, Form, Oracle};
 use crate::sim::rig::{snapshot_name, snapshot_options};
 use crate::sim::stamp::stamp;
 use crate::sim::Crash;
@@ -130,6 +130,7 @@ impl Runner<'_> {
             Snapshot => self.snapshot(),
             DeleteOldest => self.delete(false),
             DeleteYoungest => self.delete(true),
+            Bookmark => self.bookmark(),
             Read => self.read(),
             Restore => self.restore(),
             Reattach => self.reattach(),
@@ -199,6 +200,12 @@ impl Runner<'_> {
         if self.is_restoring() {
             return Ok(End::NothingToActOn);
         }
+        self.take_snapshot()?;
+        Ok(End::Done)
+    }
+
+    /// Its name.
+    fn take_snapshot(&mut self) -> Result<String, String> {
         let name = self.next_name();
         let ticket = self.oracle.start_snapshot(&name);
         self.enter_phase();
@@ -207,12 +214,39 @@ impl Runner<'_> {
         let taken = block_on(volume.snapshot(&self.machine.disks, &snapshot_name(&name), options, &Deadline::new()));
         taken.map_err(failed)?;
         self.oracle.end_snapshot(&name, ticket, Some(Existence::Sure));
+        Ok(name)
+    }
+
+    fn bookmark(&mut self) -> Result<End, String> {
+        if self.is_restoring() {
+            return Ok(End::NothingToActOn);
+        }
+        let name = match self.snapshots_to_read().into_iter().next() {
+            Some(name) => name,
+            None => self.take_snapshot()?,
+        };
+        // Nobody reads it afterwards: what it holds is learnt now.
+        let target = snapshot_name(&name);
+        let volume = &self.attached().volume;
+        let picture = block_on(self.machine.snapshot_picture(volume, &target)).map_err(failed)?;
+        self.oracle.observe_snapshot(&name, 0, &picture.content)?;
+        self.oracle.set_form(&name, Form::Either);
+        self.enter_phase();
+        block_on(self.attached().volume.bookmark(&self.machine.disks, &target)).map_err(failed)?;
+        self.oracle.set_form(&name, Form::Bookmark);
         Ok(End::Done)
     }
 
     fn snapshots_by_age(&self) -> Vec<String> {
         let mut names: Vec<String> = self.oracle.snapshots().map(|(name, _)| name.to_owned()).collect();
         names.sort_by_key(|name| name.trim_start_matches('s').parse::<usize>().expect("names end in a number"));
+        names
+    }
+
+    /// The oldest first, without bookmarks.
+    fn snapshots_to_read(&self) -> Vec<String> {
+        let mut names = self.snapshots_by_age();
+        names.retain(|name| self.oracle.form(name) == Some(Form::Snapshot));
         names
     }
 
@@ -245,7 +279,7 @@ impl Runner<'_> {
     }
 
     fn restore(&mut self) -> Result<End, String> {
-        let names = self.snapshots_by_age();
+        let names = self.snapshots_to_read();
         // What the volume had before it grew is not restored, but exported.
         let fits = |name: &&String| self.oracle.snapshot_sectors(name) == Some(self.oracle.sectors());
         let Some(target) = names.first().filter(fits).filter(|_| !self.is_restoring()).cloned() else {

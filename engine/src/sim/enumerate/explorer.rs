@@ -289,7 +289,9 @@ impl Explorer {
             return Err(objection);
         }
         match settled {
-            Some(settled) if *settled != *found => Err("a second recovery gives another answer than the first".into()),
+            Some(settled) if !found.is_as(settled) => {
+                Err("a second recovery gives another answer than the first".into())
+            }
             _ => Ok(()),
         }
     }

@@ -7,7 +7,7 @@
 use super::alphabet::{GROWTH_BLOCKS, VOLUME_BLOCKS};
 use super::pages::Image;
 use super::tape::{Device, Lie, Shape, Tape, TapeDisk};
-use super::verdict::{numbers, Found, FoundSnapshot};
+use super::verdict::{numbers, Found, FoundSnapshot, TOLD};
 use crate::disk::{aligned_buffer, Disk, Disks};
 use crate::error::Error;
 use crate::format::geometry::{Geometry, AREA_BYTES_MIN, SEGMENT_BYTES_MIN};
@@ -18,7 +18,7 @@ use crate::sim::picture::Picture;
 use crate::sim::rig::{create_options, open_options, StateDirectory};
 use crate::sim::stamp::stamp;
 use crate::snapshot::SnapshotName;
-use crate::units::BLOCK_BYTES;
+use crate::units::{BLOCK_BYTES, TEAR_BYTES};
 use crate::volume::{create_with_geometry, Limits, Volume};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -109,15 +109,24 @@ impl Machine {
             let read = volume.read_current(&self.disks, 0, &mut content).await;
             read.map_err(|error| format!("the volume cannot be read: {error:?}"))?;
             let mut found = Found { volume: numbers(&content), snapshots: Vec::new() };
-            for snapshot in volume.snapshots().await {
+            let mut points = [volume.snapshots().await, volume.bookmarks().await].concat();
+            points.sort_by_key(|point| point.epoch);
+            for snapshot in points {
                 let name = snapshot.name.as_str().to_owned();
                 if let Some(reason) = &snapshot.broken {
                     return Err(format!("snapshot {name} is broken without a fault: {reason:?}"));
                 }
-                let picture = self.snapshot_picture(volume, &snapshot.name).await;
-                let picture = picture.map_err(|error| format!("snapshot {name} cannot be read: {error:?}"))?;
-                found.snapshots.push(FoundSnapshot { name, content: numbers(&picture.content) });
+                let content = match snapshot.bookmark {
+                    true => vec![TOLD; snapshot.size_bytes as usize / TEAR_BYTES],
+                    false => {
+                        let picture = self.snapshot_picture(volume, &snapshot.name).await;
+                        let picture = picture.map_err(|error| format!("snapshot {name} cannot be read: {error:?}"))?;
+                        numbers(&picture.content)
+                    }
+                };
+                found.snapshots.push(FoundSnapshot { name, is_bookmark: snapshot.bookmark, content });
             }
+            self.compare_deltas(volume, &mut found).await?;
             Ok(found)
         })
     }

@@ -14,6 +14,7 @@
 mod alphabet;
 mod course;
 mod cut;
+mod deltas;
 mod explorer;
 mod machine;
 mod pages;

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A verdict allows exactly what the reference model allows at that moment, in at least one of its worlds.
 
-use crate::sim::oracle::{Existence, Oracle};
+use crate::sim::oracle::{Existence, Form, Oracle};
 use crate::sim::stamp::{read_stamp, Value};
 use crate::sim::Crash;
 use crate::units::TEAR_BYTES;
@@ -14,11 +14,13 @@ type Contents = u64;
 const ANYTHING: Contents = u64::MAX;
 /// Stands for whatever no write of the workload put there.
 const FOREIGN: u8 = 63;
+/// Of a bookmark: every delta tells the sector, so nobody knows what it held.
+pub(super) const TOLD: u8 = 62;
 
 fn number_of(value: Value) -> u8 {
     match value {
         Value::Zero => 0,
-        Value::Write(write) if write < 62 => 1 + write as u8,
+        Value::Write(write) if write < 61 => 1 + write as u8,
         _ => FOREIGN,
     }
 }
@@ -33,10 +35,12 @@ pub(super) fn numbers(content: &[u8]) -> Vec<u8> {
     (0..).zip(content.chunks_exact(TEAR_BYTES)).map(number).collect()
 }
 
-/// A snapshot as it was found.
+/// A snapshot or bookmark as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FoundSnapshot {
     pub(super) name: String,
+    pub(super) is_bookmark: bool,
+    /// Of a bookmark: what its deltas say that it held.
     pub(super) content: Vec<u8>,
 }
 
@@ -44,12 +48,29 @@ pub(super) struct FoundSnapshot {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Found {
     pub(super) volume: Vec<u8>,
+    /// The oldest first, bookmarks among them.
     pub(super) snapshots: Vec<FoundSnapshot>,
+}
+
+impl Found {
+    /// The same, but that more may have changed since a bookmark.
+    pub(super) fn is_as(&self, earlier: &Found) -> bool {
+        let is_as = |(own, earlier): (&FoundSnapshot, &FoundSnapshot)| {
+            let mut sectors = own.content.iter().zip(&earlier.content);
+            (&own.name, own.is_bookmark, own.content.len())
+                == (&earlier.name, earlier.is_bookmark, earlier.content.len())
+                && sectors.all(|(own, earlier)| own == earlier || *own == TOLD)
+        };
+        self.volume == earlier.volume
+            && self.snapshots.len() == earlier.snapshots.len()
+            && self.snapshots.iter().zip(&earlier.snapshots).all(is_as)
+    }
 }
 
 struct AllowedSnapshot {
     name: String,
     must_exist: bool,
+    form: Form,
     content: Vec<Contents>,
 }
 
@@ -68,13 +89,14 @@ fn differs(found: &[u8], allowed: &[Contents]) -> Option<usize> {
     if found.len() != allowed.len() {
         return Some(found.len().min(allowed.len()));
     }
-    found.iter().zip(allowed).position(|(number, contents)| contents & (1 << number) == 0)
+    found.iter().zip(allowed).position(|(number, contents)| *number != TOLD && contents & (1 << number) == 0)
 }
 
 fn describe(number: u8) -> String {
     match number {
         0 => "zeroes".to_owned(),
         FOREIGN => "bytes that nobody wrote there".to_owned(),
+        TOLD => "what nobody knows".to_owned(),
         number => format!("write {}", number - 1),
     }
 }
@@ -97,7 +119,8 @@ impl World {
         let snapshot = |(name, existence): (String, Existence)| {
             let sectors = oracle.snapshot_sectors(&name).expect("the model just named it");
             let content = (0..sectors).map(|sector| contents_of(oracle.snapshot_legal(&name, sector))).collect();
-            AllowedSnapshot { name, must_exist: existence == Existence::Sure, content }
+            let form = oracle.form(&name).expect("the model just named it");
+            AllowedSnapshot { name, must_exist: existence == Existence::Sure, form, content }
         };
         World { volume, snapshots: known.into_iter().map(snapshot).collect() }
     }
@@ -110,6 +133,9 @@ impl World {
             let Some(allowed) = self.snapshots.iter().find(|allowed| allowed.name == snapshot.name) else {
                 return Some(format!("snapshot {} exists and must not", snapshot.name));
             };
+            if !allowed.form.permits(snapshot.is_bookmark) {
+                return Some(format!("{} is a bookmark: {}", snapshot.name, snapshot.is_bookmark));
+            }
             if let Some(sector) = differs(&snapshot.content, &allowed.content) {
                 let whose = format!("snapshot {}", snapshot.name);
                 return Some(explain(&whose, sector, &snapshot.content, &allowed.content));

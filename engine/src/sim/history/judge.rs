@@ -9,7 +9,7 @@
 use super::operations::{Context, SECTOR};
 use super::trouble::{Latch, Mark};
 use crate::error::{Error, ErrorKind};
-use crate::sim::oracle::Existence;
+use crate::sim::oracle::{Existence, Form, Oracle};
 use crate::sim::FaultTarget;
 use crate::snapshot::BrokenReason;
 use crate::units::BLOCK_BYTES;
@@ -114,7 +114,10 @@ impl Context {
     /// A read of a snapshot failed. True where that is right.
     pub(super) fn snapshot_error_excused(&self, name: &str, began: Began, sectors: Range<u64>, error: &Error) -> bool {
         let trouble = &self.shared.trouble;
-        let sure = self.shared.oracle.borrow().existence(name) == Some(Existence::Sure);
+        let is_there = |oracle: &Oracle| {
+            oracle.existence(name) == Some(Existence::Sure) && oracle.form(name) == Some(Form::Snapshot)
+        };
+        let sure = is_there(&self.shared.oracle.borrow());
         let block_sectors = BLOCK_BYTES as u64 / SECTOR;
         let blocks = sectors.start / block_sectors..sectors.end.div_ceil(block_sectors);
         let struck = self.struck_since(began);

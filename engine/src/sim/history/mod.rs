@@ -6,6 +6,7 @@
 //!   and what differed.
 
 mod attach;
+mod bookmarks;
 mod deltas;
 mod evidence;
 mod inject;
@@ -24,7 +25,7 @@ pub use shared::Reach;
 
 use super::disk::SimDisk;
 use super::executor::Handle;
-use super::oracle::Oracle;
+use super::oracle::{Form, Oracle};
 use super::rig::StateDirectory;
 use super::stamp::stamp;
 use crate::deadline::Deadline;
@@ -211,10 +212,16 @@ impl History {
             Kind::Tick => drop(self.launch(name, context.tick())),
             Kind::Snapshot => self.spawn_snapshot(name, context),
             Kind::Delete => {
-                if let Some(victim) = self.pick_snapshot() {
+                if let Some(victim) = self.pick(|_| true) {
                     self.shared.busy.borrow_mut().insert(victim.clone());
                     self.shared.deleting.set(self.shared.deleting.get() + 1);
                     self.launch(name, context.delete(victim));
+                }
+            }
+            Kind::Bookmark => {
+                if let Some(victim) = self.pick_snapshot() {
+                    self.shared.busy.borrow_mut().insert(victim.clone());
+                    self.launch(name, context.bookmark(victim));
                 }
             }
             Kind::ReadSnapshot => {
@@ -248,10 +255,15 @@ impl History {
 
     /// The oldest, the youngest or any snapshot that nobody is creating or deleting.
     fn pick_snapshot(&mut self) -> Option<String> {
+        self.pick(|form| form != Form::Bookmark)
+    }
+
+    /// The same, of snapshots and bookmarks.
+    fn pick(&mut self, is_wanted: impl Fn(Form) -> bool) -> Option<String> {
         let busy = self.shared.busy.borrow();
         let oracle = self.shared.oracle.borrow();
-        let mut names: Vec<&str> =
-            oracle.snapshots().map(|(name, _)| name).filter(|name| !busy.contains(*name)).collect();
+        let is_free = |name: &&str| !busy.contains(*name) && oracle.form(name).is_some_and(&is_wanted);
+        let mut names: Vec<&str> = oracle.snapshots().map(|(name, _)| name).filter(is_free).collect();
         // By age: the number at the end of the name.
         names.sort_by_key(|name| name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap_or(0));
         match self.random.u8(0..4) {

@@ -16,6 +16,7 @@ use crate::sim::picture::Picture;
 use crate::sim::rig::{snapshot_name, snapshot_options};
 use crate::sim::stamp::stamp;
 use crate::sim::{FaultTarget, SimDisk};
+use crate::snapshot::Snapshot;
 use crate::units::{BLOCK_BYTES, TEAR_BYTES};
 use crate::volume::{CheckOptions, Volume};
 use std::ops::Range;
@@ -277,7 +278,8 @@ impl Context {
 
     /// Compares the snapshots that are there with those that must be, and their content where `thorough`.
     pub(super) async fn inspect_snapshots(&self, thorough: bool) {
-        let found = self.volume.snapshots().await;
+        let mut found = [self.volume.snapshots().await, self.volume.bookmarks().await].concat();
+        found.sort_by_key(|point| point.epoch);
         let known: Vec<(String, Existence)> =
             self.shared.oracle.borrow().snapshots().map(|(name, existence)| (name.to_owned(), existence)).collect();
         for snapshot in &found {
@@ -285,18 +287,17 @@ impl Context {
             if !known.iter().any(|(own, _)| own == name) {
                 self.shared.fail(format!("snapshot {name} exists and should not"));
             }
-            if !self.shared.in_doubt.borrow().contains(name) {
-                self.shared.oracle.borrow_mut().set_existence(name, Existence::Sure);
-            }
+            self.inspect_form(snapshot);
             match &snapshot.broken {
+                None if thorough && snapshot.bookmark => self.inspect_bookmark(name, &found).await,
                 None if thorough => self.inspect_content(name).await,
                 None => {}
                 Some((reason, _)) if self.may_be_broken(*reason) => self.count_broken(*reason),
                 Some(reason) => self.shared.fail(format!("snapshot {name} is broken without a cause: {reason:?}")),
             }
         }
-        let whole: Vec<&str> =
-            found.iter().filter(|one| one.broken.is_none()).map(|one| one.name.as_str()).filter(|_| thorough).collect();
+        let is_whole = |one: &&Snapshot| thorough && one.broken.is_none() && !one.bookmark;
+        let whole: Vec<&str> = found.iter().filter(is_whole).map(|one| one.name.as_str()).collect();
         if let [older, newer] | [older, .., newer] = whole[..] {
             self.inspect_delta(older, newer).await;
         }
@@ -338,7 +339,8 @@ impl Context {
         match self.volume.check(&self.disks.store, CheckOptions { data: true }).await {
             Ok(findings) => {
                 // A power cut may tear one copy of the catalog's last record. Snapshots that broke were judged above.
-                let broken = |sentence: &str| sentence.starts_with("snapshot ") && sentence.contains(" is broken: ");
+                let names_one = |sentence: &str| sentence.starts_with("snapshot ") || sentence.starts_with("bookmark ");
+                let broken = |sentence: &str| names_one(sentence) && sentence.contains(" is broken: ");
                 let mut faults = findings.iter().filter(|finding| finding.serious && !broken(&finding.sentence));
                 if let Some(finding) = faults.next() {
                     self.shared.trouble.absorb(&self.disks);

@@ -24,6 +24,8 @@ pub enum Kind {
     Snapshot,
     /// Deletion of any snapshot.
     Delete,
+    /// Deletion of any snapshot that leaves a bookmark.
+    Bookmark,
     /// A read of part of a snapshot.
     ReadSnapshot,
     /// A restore, at times cut off by a crash.
@@ -44,7 +46,7 @@ pub enum Kind {
     Repair,
 }
 
-const WEIGHTS: [(Kind, u32); 16] = [
+const WEIGHTS: [(Kind, u32); 17] = [
     (Kind::Write, 480),
     (Kind::Zeroes, 40),
     (Kind::Discard, 40),
@@ -52,6 +54,7 @@ const WEIGHTS: [(Kind, u32); 16] = [
     (Kind::Read, 60),
     (Kind::Snapshot, 60),
     (Kind::Delete, 40),
+    (Kind::Bookmark, 20),
     (Kind::ReadSnapshot, 80),
     (Kind::Restore, 6),
     (Kind::Grow, 4),
