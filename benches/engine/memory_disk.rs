@@ -50,6 +50,11 @@ impl MemoryDisk {
         MemoryDisk { size_bytes, content: Some(pieces), yields }
     }
 
+    /// Another disk with the same content.
+    pub fn copied(&self) -> MemoryDisk {
+        MemoryDisk { size_bytes: self.size_bytes, content: self.content.clone(), yields: self.yields }
+    }
+
     fn put(&self, offset_bytes: u64, data: &[u8]) {
         if let Some(content) = &self.content {
             let mut pieces = content.borrow_mut();

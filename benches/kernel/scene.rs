@@ -206,7 +206,7 @@ fn snapshot_reads() -> Scene {
     }
 }
 
-/// Everything that is played on the real kernel; `quick` keeps to a few rounds and leaves out what takes long to set up.
+/// Everything that is played on the real kernel; `quick` keeps to a few rounds and a hundred snapshots.
 pub fn scenes(quick: bool) -> Vec<Scene> {
     let [ram, latency, bandwidth] = first_writes();
     let [ram_pass, latency_pass] = pass_through();

@@ -138,7 +138,8 @@ fn first_write_counts(series: &Series<'_>, many: u32) -> Row {
         checks.push(check(format!("bytes written, {snapshots} snapshots"), Bound::AtMost(12288.0 * INDEX), written));
         checks.push(check(format!("flushes, {snapshots} snapshots"), Bound::AtMost(1.0), figure(per_request::flushes)));
     }
-    let goal = "3 I/Os (+1 flush where there is no FUA), at most 12 KiB, index overhead at most 1 % of both, the same for 1 and 1,000 snapshots";
+    let goal = "3 I/Os (+1 flush where there is no FUA), at most 12 KiB, index overhead at most 1 % of both, the same \
+                for 1 and 1,000 snapshots";
     Row { work: "first 4 KiB write, depth 1: I/Os, bytes written", goal, checks }
 }
 

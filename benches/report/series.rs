@@ -1,8 +1,8 @@
 //! Rounds of the same thing, found again among all samples, and compared round by round.
 //!
 //! Invariants:
-//! - A ratio is the median of the ratios of the rounds, not the ratio of medians: what the machine did in one round is in
-//!   both its figures.
+//! - A ratio is the median of the ratios of the rounds, not the ratio of medians: what else the machine did in a round
+//!   is in both its figures.
 
 use crate::results::Results;
 use crate::sample::{Contender, Key, Sample, Shape, Work};
