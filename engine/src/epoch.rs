@@ -116,6 +116,7 @@ impl ActiveEpoch {
     }
 
     /// Brings what a lane knows up to date; touches nothing shared but the number while the epoch stays the same.
+    #[inline]
     pub fn refresh(&self, known: &mut Arc<EpochState>) {
         if known.number != self.number() {
             *known = self.now();

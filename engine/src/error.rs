@@ -67,8 +67,11 @@ impl ErrorKind {
     }
 }
 
-/// An error with its context. `message` is a sentence for people: what happened and what to do.
-pub struct Error {
+/// An error with its context. A pointer wide: results are handed on with every request, and errors are rare.
+pub struct Error(Box<Parts>);
+
+/// What an error says. `message` is a sentence for people: what happened and what to do.
+struct Parts {
     kind: ErrorKind,
     operation: &'static str,
     device: String,
@@ -80,64 +83,67 @@ pub struct Error {
 /// The engine's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
+const _: () = assert!(size_of::<Result<()>>() == size_of::<usize>());
+
 impl Error {
     /// An error of `kind` while doing `operation` on `device` ("origin", "store", or a path).
     pub fn new(kind: ErrorKind, operation: &'static str, device: impl Into<String>) -> Error {
-        Error { kind, operation, device: device.into(), offset_bytes: None, message: String::new(), source: None }
+        let device = device.into();
+        Error(Box::new(Parts { kind, operation, device, offset_bytes: None, message: String::new(), source: None }))
     }
 
     /// Adds the byte offset on the device.
     pub fn at(mut self, offset_bytes: u64) -> Error {
-        self.offset_bytes = Some(offset_bytes);
+        self.0.offset_bytes = Some(offset_bytes);
         self
     }
 
     /// Adds what a person should know or do.
     pub fn saying(mut self, message: impl Into<String>) -> Error {
-        self.message = message.into();
+        self.0.message = message.into();
         self
     }
 
     /// Adds what caused it.
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        self.source = Some(source.into());
+        self.0.source = Some(source.into());
         self
     }
 
     /// Names the device, for code that knows it better than the layer that failed.
     pub fn on(mut self, device: impl Into<String>) -> Error {
-        self.device = device.into();
+        self.0.device = device.into();
         self
     }
 
     /// The kind, for control flow.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// The positive errno a frontend completes the request with.
     pub fn errno(&self) -> i32 {
-        self.kind.errno()
+        self.0.kind.errno()
     }
 
     /// The sentence for people, without operation and device; may be empty.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.device, self.operation)?;
-        if let Some(offset_bytes) = self.offset_bytes {
+        write!(formatter, "{}: {}", self.0.device, self.0.operation)?;
+        if let Some(offset_bytes) = self.0.offset_bytes {
             write!(formatter, " at byte {offset_bytes}")?;
         }
-        if self.message.is_empty() {
-            write!(formatter, " failed ({:?})", self.kind)?;
+        if self.0.message.is_empty() {
+            write!(formatter, " failed ({:?})", self.0.kind)?;
         } else {
-            write!(formatter, ": {}", self.message)?;
+            write!(formatter, ": {}", self.0.message)?;
         }
-        if let Some(source) = &self.source {
+        if let Some(source) = &self.0.source {
             write!(formatter, ": {source}")?;
         }
         Ok(())
@@ -146,13 +152,13 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "[{:?}] {self}", self.kind)
+        write!(formatter, "[{:?}] {self}", self.0.kind)
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+        self.0.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
     }
 }
 

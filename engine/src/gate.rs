@@ -44,6 +44,7 @@ impl Gate {
     }
 
     /// Enters if the gate is open.
+    #[inline]
     pub fn try_enter(&self, lane: u16) -> Option<Passage<'_>> {
         self.lanes[lane as usize].fetch_add(1, Ordering::SeqCst);
         let passage = Passage { gate: self, lane };
@@ -106,6 +107,7 @@ impl Gate {
 }
 
 impl Drop for Passage<'_> {
+    #[inline]
     fn drop(&mut self) {
         let before = self.gate.lanes[self.lane as usize].fetch_sub(1, Ordering::SeqCst);
         assert!(before > 0);

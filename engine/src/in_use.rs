@@ -83,11 +83,13 @@ impl InUseMap {
     }
 
     /// Whether any granule may be free.
+    #[inline]
     pub fn may_have_free(&self) -> bool {
         self.may_have_free.load(Ordering::Relaxed)
     }
 
     /// Whether all of these blocks are in use: asked by every write, inside the gate.
+    #[inline]
     pub fn is_all_in_use(&self, range: Range<BlockIndex>) -> bool {
         !self.may_have_free() || !self.any_free(range)
     }

@@ -73,6 +73,7 @@ impl NeededMap {
     }
 
     /// Whether some snapshot needs what is on the origin in any of these blocks: the one test of the write path.
+    #[inline]
     pub fn any_needed(&self, range: Range<BlockIndex>) -> bool {
         assert!(range.end <= self.blocks);
         if !self.saving {

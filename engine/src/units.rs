@@ -58,6 +58,7 @@ pub fn blocks_for(size_bytes: u64) -> u64 {
 }
 
 /// The blocks that a range of bytes touches, whole or in part. `length_bytes` may be zero.
+#[inline]
 pub fn blocks_touched(offset_bytes: u64, length_bytes: u64) -> Range<BlockIndex> {
     let start = offset_bytes >> BLOCK_SHIFT;
     if length_bytes == 0 {
@@ -77,6 +78,7 @@ pub fn blocks_inside(offset_bytes: u64, length_bytes: u64, size_bytes: u64) -> R
 
 /// The pieces in which a request is served: (offset, length) in bytes. They end on block boundaries, so that no block
 /// is in two of them.
+#[inline]
 pub fn pieces(offset_bytes: u64, length_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
     let end_bytes = offset_bytes + length_bytes;
     let mut at = offset_bytes;

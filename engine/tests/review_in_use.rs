@@ -1,12 +1,14 @@
 //! In-use maps that said less was in use than there was, or that cost more than they had to: found by a reviewer.
 
 use cairn_engine::deadline::Deadline;
-use cairn_engine::disk::Disks;
+use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::format::geometry::Geometry;
+use cairn_engine::sim::executor::yield_now;
 use cairn_engine::sim::rig::{open_options, snapshot_name, snapshot_options, Rig, StateDirectory};
-use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, SimDiskOptions};
+use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, Scheduler, SimDiskOptions};
 use cairn_engine::volume::{Limits, Volume};
 use std::ops::Range;
+use std::rc::Rc;
 
 const BLOCK: u64 = 4096;
 const STORE_BYTES: u64 = 64 << 20;
@@ -106,6 +108,39 @@ fn a_map_that_the_store_did_not_confirm_hides_nothing_that_is_written_then() {
             let rig = rig.recover(seed, Crash::Process).expect("the store works again");
             is_kept(&rig, 200, 2);
         }
+    }
+}
+
+#[test]
+fn what_is_written_while_a_map_is_stored_is_not_hidden_by_it() {
+    for seed in 0..400 {
+        let rig = Rc::new(rig(seed, 64 << 20));
+        discard(&rig, SOME);
+        rig.snapshot("before").expect("no fault");
+        // The next snapshot's map is another.
+        discard(&rig, 1000..1100);
+        let mut scheduler = Scheduler::new(seed);
+        scheduler.drive(&rig.disks.origin);
+        scheduler.drive(&rig.disks.store);
+        let (taker, writer) = (Rc::clone(&rig), Rc::clone(&rig));
+        let taken = scheduler.spawn("snapshot", async move {
+            let name = snapshot_name("a");
+            taker.volume.snapshot(&taker.disks, &name, snapshot_options(), &Deadline::new()).await.map(drop)
+        });
+        let written = scheduler.spawn("write", async move {
+            for _ in 0..seed % 40 {
+                yield_now().await;
+            }
+            let mut data = aligned_buffer(BLOCK as usize);
+            data.fill(2);
+            writer.lane.write(200 * BLOCK, &data, false).await
+        });
+        scheduler.run_all();
+        assert!(taken.take().is_some_and(|taken| taken.is_ok()) && written.take().is_some_and(|done| done.is_ok()));
+        drop(scheduler);
+        let rig = Rc::into_inner(rig).expect("both tasks have ended");
+        let rig = rig.recover(seed, Crash::Process).expect("recovered");
+        is_kept(&rig, 200, 2);
     }
 }
 

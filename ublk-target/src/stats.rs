@@ -2,16 +2,18 @@
 //!
 //! Invariants:
 //! - Threads share no cache line on the I/O path: each records under its own lock, which only a report ever contends.
-//! - Recording allocates nothing; what a thread holds does not grow.
+//! - Recording allocates nothing; what a thread holds does not grow. Nor does it call the kernel: the clock is the
+//!   processor's own, where that can be trusted.
 
 use crate::control::api::{LatencyReport, Operation, OperationReport};
 use cairn_engine::error::Result;
 use cairn_engine::volume::CutObserver;
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
+use quanta::Instant;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longer durations count as this one: an hour.
 const LATENCY_US_MAX: u64 = 3_600_000_000;

@@ -16,6 +16,7 @@ pub(crate) use log::{ClosedSegment, Handed};
 use crate::disk::{Disk, Disks};
 use crate::epoch::EpochState;
 use crate::error::{Error, ErrorKind, Result};
+use crate::gate::Passage;
 use crate::sync::Arc;
 use crate::units::{blocks_inside, blocks_touched, pieces, BlockIndex, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use crate::volume::Volume;
@@ -50,6 +51,23 @@ enum Writer {
     /// The restore itself.
     Restore,
 }
+
+/// What is in the way of a write.
+enum Obstacle {
+    /// The gate is closed for a cut.
+    Cut,
+    /// A restore has yet to move the blocks back.
+    Restore,
+    /// The blocks were not in use, and what the store says of them has to be recorded as doubtful first.
+    Guarded,
+    /// The disk's identity lies there, and what it becomes has to be recorded first.
+    Watched,
+    /// A snapshot of this epoch or an older one needs what is there.
+    Needed(Arc<EpochState>),
+}
+
+/// The way is free, and stays so while the passage exists; or it is not.
+type Test<'a> = std::result::Result<Passage<'a>, Obstacle>;
 
 impl Content<'_> {
     pub(crate) fn length_bytes(&self) -> u64 {
@@ -115,56 +133,83 @@ impl<D: Disk> Lane<D> {
         let length = content.length_bytes();
         self.volume.check_range(operation, offset, length)?;
         for (at, piece_bytes) in pieces(offset, length) {
-            self.overwrite_blocks(at, content.piece(at - offset, piece_bytes), durable, Writer::User).await?;
+            // Most requests are a single piece.
+            let piece = if piece_bytes == length { content } else { content.piece(at - offset, piece_bytes) };
+            self.overwrite_blocks(at, piece, durable, Writer::User).await?;
         }
         Ok(())
     }
 
-    /// Fig. 26 for one piece: test; save what is needed; then write.
+    /// Fig. 26 for one piece: test; save what is needed, or do what else is in the way; then write.
     async fn overwrite_blocks(&self, offset: u64, content: Content<'_>, durable: bool, writer: Writer) -> Result<()> {
         let range = blocks_touched(offset, content.length_bytes());
         let range = planted!("partial-blocks-not-saved", blocks_inside(offset, content.length_bytes(), 0), range);
         let mut watched = None;
         loop {
-            let passage = self.volume.gate.enter(self.index).await;
-            let epoch = self.epoch();
-            let held_back = writer == Writer::User && self.volume.restore.holds_back(range.clone());
-            let held_back = held_back && !planted!("restore-takes-writes-back");
-            let is_saved = !held_back && !epoch.needed.any_needed(range.clone());
-            let is_in_use = epoch.in_use.is_all_in_use(range.clone()) || planted!("write-leaves-the-block-free");
-            let is_guarded = is_saved && !is_in_use && self.volume.trust.guarded_in(range.clone()).next().is_some();
-            if is_saved && !is_guarded && (watched.is_some() || !self.volume.watch.touches(range.clone())) {
-                if !is_in_use {
-                    epoch.in_use.set_in_use(range.clone());
+            let obstacle = match self.pass(range.clone(), writer, watched.is_some()) {
+                Ok(passage) => {
+                    let result = self.write_origin(offset, &content, durable).await;
+                    drop(passage);
+                    if let Some(log) = watched {
+                        self.volume.watch.overwritten(&self.volume, &self.disks, log, range).await;
+                    }
+                    return match result {
+                        Ok(()) => Ok(()),
+                        failed => self.volume.record_if_flush_failed(&self.disks, failed).await,
+                    };
                 }
-                let result = self.write_origin(offset, &content, durable).await;
-                drop(passage);
-                if let Some(log) = watched {
-                    self.volume.watch.overwritten(&self.volume, &self.disks, log, range).await;
-                }
-                return self.volume.record_if_flush_failed(&self.disks, result).await;
-            }
-            drop(passage);
+                Err(obstacle) => obstacle,
+            };
             // Nobody waits for a save or for a restore with the watch's lock in hand: both write watched blocks too.
             drop(watched.take());
-            if held_back {
-                self.volume.move_before_write(self, offset, &content).await?;
-            } else if is_guarded {
-                self.volume.distrust(&self.disks, range.clone()).await;
-            } else if is_saved {
-                planted!("watch-logged-after-write", self.write_origin(offset, &content, durable).await?);
-                watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
-            } else {
-                planted!("saved-after-the-write", self.write_origin(offset, &content, durable).await?);
-                planted!(
-                    "marked-after-the-write",
-                    if epoch.keeping == crate::epoch::Keeping::Marks {
-                        self.write_origin(offset, &content, durable).await?
-                    }
-                );
-                self.save(&epoch, range.clone()).await?;
+            match obstacle {
+                Obstacle::Cut => drop(self.volume.gate.enter(self.index).await),
+                Obstacle::Restore => self.volume.move_before_write(self, offset, &content).await?,
+                Obstacle::Guarded => self.volume.distrust(&self.disks, range.clone()).await,
+                Obstacle::Watched => {
+                    planted!("watch-logged-after-write", self.write_origin(offset, &content, durable).await?);
+                    watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
+                }
+                Obstacle::Needed(epoch) => {
+                    planted!("saved-after-the-write", self.write_origin(offset, &content, durable).await?);
+                    planted!(
+                        "marked-after-the-write",
+                        if epoch.keeping == crate::epoch::Keeping::Marks {
+                            self.write_origin(offset, &content, durable).await?
+                        }
+                    );
+                    self.save(&epoch, range.clone()).await?;
+                }
             }
         }
+    }
+
+    /// The test of fig. 41, inside the gate: all that a write finds out where nothing is in its way. `is_logged`: the
+    /// catalog has what the watched blocks will be.
+    fn pass(&self, range: Range<BlockIndex>, writer: Writer, is_logged: bool) -> Test<'_> {
+        let volume = &*self.volume;
+        let passage = volume.gate.try_enter(self.index).ok_or(Obstacle::Cut)?;
+        // Borrowed, not counted: the counter would be a cache line that all lanes write.
+        let mut epoch = self.epoch.borrow_mut();
+        volume.active.refresh(&mut epoch);
+        let held_back = writer == Writer::User && volume.restore.holds_back(range.clone());
+        if held_back && !planted!("restore-takes-writes-back") {
+            return Err(Obstacle::Restore);
+        }
+        if epoch.needed.any_needed(range.clone()) {
+            return Err(Obstacle::Needed(epoch.clone()));
+        }
+        let is_in_use = epoch.in_use.is_all_in_use(range.clone()) || planted!("write-leaves-the-block-free");
+        if !is_in_use && volume.trust.guarded_in(range.clone()).next().is_some() {
+            return Err(Obstacle::Guarded);
+        }
+        if !is_logged && volume.watch.touches(range.clone()) {
+            return Err(Obstacle::Watched);
+        }
+        if !is_in_use {
+            epoch.in_use.set_in_use(range);
+        }
+        Ok(passage)
     }
 
     /// The write of a restore: it saves what is there like any write, but is not held back by its own restore.

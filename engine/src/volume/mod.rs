@@ -139,6 +139,7 @@ pub struct Volume {
 
 impl Volume {
     /// Size in bytes.
+    #[inline]
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Acquire)
     }
@@ -176,6 +177,7 @@ impl Volume {
         self.mark_horizon.store(ledger.mark_horizon().0, Ordering::SeqCst);
     }
 
+    #[inline]
     pub(crate) fn refuse_closed(&self, operation: &'static str) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, operation, "volume").saying("the volume is detached"));
@@ -183,6 +185,7 @@ impl Volume {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn check_range(&self, operation: &'static str, offset_bytes: u64, length_bytes: u64) -> Result<()> {
         self.refuse_closed(operation)?;
         let size_bytes = self.size_bytes();

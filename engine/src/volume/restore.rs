@@ -72,6 +72,7 @@ impl RestoreState {
         RestoreState { active, record: RwLock::new(record), ..RestoreState::default() }
     }
 
+    #[inline]
     fn with_record<T>(&self, look: impl FnOnce(&RestoreRecord) -> T) -> Option<T> {
         if !self.active.load(Ordering::Acquire) {
             return None;
@@ -95,6 +96,7 @@ impl RestoreState {
     }
 
     /// Whether a write to these blocks has to wait until they are moved.
+    #[inline]
     pub(crate) fn holds_back(&self, mut range: Range<BlockIndex>) -> bool {
         self.with_record(|record| !range.all(|block| record.is_moved(block))).unwrap_or(false)
     }

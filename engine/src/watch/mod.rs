@@ -107,6 +107,7 @@ impl Watch {
     }
 
     /// Whether a write to these blocks has to be logged first: rarely. Asked inside the gate.
+    #[inline]
     pub(crate) fn touches(&self, range: Range<BlockIndex>) -> bool {
         self.blocks.any_in(range)
     }

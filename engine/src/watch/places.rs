@@ -76,13 +76,16 @@ fn places_in(bytes: Range<u64>) -> BTreeSet<BlockIndex> {
 pub(crate) struct WatchedBlocks {
     count: AtomicUsize,
     sorted: [AtomicU64; WATCHED_MAX],
+    /// The longest range without any of them, start and end: most of a disk is one.
+    widest_gap: [AtomicU64; 2],
 }
 
 impl WatchedBlocks {
     /// A set with these blocks.
     pub(crate) fn new(blocks: impl Iterator<Item = BlockIndex>) -> WatchedBlocks {
         let sorted = std::array::from_fn(|_| AtomicU64::new(0));
-        let watched = WatchedBlocks { count: AtomicUsize::new(0), sorted };
+        let widest_gap = std::array::from_fn(|_| AtomicU64::new(0));
+        let watched = WatchedBlocks { count: AtomicUsize::new(0), sorted, widest_gap };
         watched.replace(blocks);
         watched
     }
@@ -95,14 +98,30 @@ impl WatchedBlocks {
             slot.store(*block, Ordering::Relaxed);
         }
         self.count.store(sorted.len(), Ordering::Relaxed);
+        let gap = widest_gap(&sorted);
+        self.widest_gap[0].store(gap.start, Ordering::Relaxed);
+        self.widest_gap[1].store(gap.end, Ordering::Relaxed);
     }
 
     /// Whether one of the range is in the set.
+    #[inline]
     pub(crate) fn any_in(&self, range: Range<BlockIndex>) -> bool {
+        let [start, end] = &self.widest_gap;
+        if start.load(Ordering::Relaxed) <= range.start && range.end <= end.load(Ordering::Relaxed) {
+            return false;
+        }
         let sorted = &self.sorted[..self.count.load(Ordering::Relaxed)];
         let at = sorted.partition_point(|block| block.load(Ordering::Relaxed) < range.start);
         sorted.get(at).is_some_and(|block| block.load(Ordering::Relaxed) < range.end)
     }
+}
+
+/// The longest range without any of these blocks.
+fn widest_gap(sorted: &BTreeSet<BlockIndex>) -> Range<BlockIndex> {
+    let starts = std::iter::once(0).chain(sorted.iter().map(|block| block + 1));
+    let ends = sorted.iter().copied().chain([BlockIndex::MAX]);
+    let gaps = starts.zip(ends).map(|(start, end)| start..end);
+    gaps.max_by_key(|gap| gap.end - gap.start).expect("there is one gap more than blocks")
 }
 
 #[cfg(test)]

@@ -88,8 +88,8 @@ impl<E, F: Future> Future for Notified<E, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        self.link.task.register(context.waker());
-        let waker = self.waker.clone();
-        self.task.as_mut().poll(&mut Context::from_waker(&waker))
+        let Notified { task, link, waker } = &mut *self;
+        link.task.register(context.waker());
+        task.as_mut().poll(&mut Context::from_waker(waker))
     }
 }
