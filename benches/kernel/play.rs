@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// What cuts under load made of the pauses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,7 +95,7 @@ pub fn play(scene: &Scene, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Counts what a process does for requests that pass through.
+/// Counts what a process does for requests that pass through, without what it does when there are none.
 fn count_target(scene: &Scene, counted: Counted, player: &Player) -> Result<TargetCost> {
     let Counted { unit, work, depth, requests } = counted;
     println!("counting {unit:?} of {} at {work:?}, depth {depth}", player.contender);
@@ -103,9 +104,21 @@ fn count_target(scene: &Scene, counted: Counted, player: &Player) -> Result<Targ
     let shape = Shape { block_bytes: 4096, depth, jobs: 1 };
     let extent = fio::Extent::Once { requests_max: requests, time_max_ms: 60_000 };
     let job = Job { target: &target, work, shape, extent, seed: 1, size_bytes: scene.volume_mib << 20 };
-    let (count, speed) = steps::count(process_id, unit, || fio::run(&job))?;
-    let each = count as f64 / speed.requests as f64;
+    let rest = || {
+        std::thread::sleep(Duration::from_secs(2));
+        Ok(())
+    };
+    let (idle, (idle_time, ())) = steps::count(process_id, unit, || timed(rest))?;
+    let (count, (time, speed)) = steps::count(process_id, unit, || timed(|| fio::run(&job)))?;
+    let each = (count as f64 - idle as f64 * time.as_secs_f64() / idle_time.as_secs_f64()) / speed.requests as f64;
     Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each })
+}
+
+/// How long something took, and what it gave.
+fn timed<T>(what: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
+    let begun = Instant::now();
+    let result = what()?;
+    Ok((begun.elapsed(), result))
 }
 
 /// How long a write of the bare disk takes among so many.

@@ -170,7 +170,7 @@ fn counted_on_targets() -> Vec<Counted> {
     let mut counted = Vec::new();
     for work in [Work::Rewrite, Work::Read] {
         for (unit, depth, requests) in
-            [(Unit::SystemCalls, 1, 400), (Unit::SystemCalls, 32, 4000), (Unit::Instructions, 1, 40)]
+            [(Unit::SystemCalls, 1, 200), (Unit::SystemCalls, 32, 2000), (Unit::Instructions, 1, 16)]
         {
             counted.push(Counted { unit, work, depth, requests });
         }
