@@ -116,6 +116,21 @@ fn a_volume_receives_what_another_sends_and_goes_back() {
     assert_eq!(told.code, 11, "written since: {}", told.stderr);
 }
 
+#[test]
+fn a_bookmark_of_the_received_name_is_not_replaced_without_a_word() {
+    let place = Place::new();
+    let _volume = two_snapshots(&place);
+    let (origin, store) = (place.image("w.img", VOLUME_BYTES), place.text("w.store"));
+    place.done(&["create", "w", "--origin", &origin, "--store", &store, "--store-size", "64M"]);
+    place.done(&["attach", "w", "--frontend=nbd"]);
+    let _detached = place.detach_later("w");
+    place.done(&["snapshot", "w@one"]);
+    place.done(&["delete", "w@one", "--keep-bookmark", "--yes"]);
+    let told = Pipe::new(&place).send_to(&["send", "v@one"], &["receive", "w"], || {});
+    assert!(told.code == 4 && told.stderr.contains("w@one exists"), "{}: {}", told.code, told.stderr);
+    assert_eq!(place.json(&["show", "w"])["bookmarks"][0]["name"], "one");
+}
+
 fn write_at_export(place: &Place, volume: &str, offset: u64, bytes: &[u8]) {
     let mut client = common::nbd::Client::open(&place.path(&format!("run/{volume}/nbd.sock")), volume);
     assert_eq!((client.write(0, offset, bytes), client.flush()), (0, 0));

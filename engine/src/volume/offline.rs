@@ -40,8 +40,8 @@ pub struct OfflineStore {
     holes_runs: BTreeMap<u64, Arc<Run>>,
     /// Something was lost: what the volume's own map says may have been overtaken.
     live_map_doubtful: bool,
-    /// The origin was compared with what was recorded of it.
-    origin_verified: bool,
+    /// Set once the origin was compared with what was recorded of it.
+    origin_verified: OnceLock<()>,
 }
 
 impl OfflineStore {
@@ -82,7 +82,7 @@ impl OfflineStore {
             bitmaps,
             holes_runs,
             live_map_doubtful,
-            origin_verified: false,
+            origin_verified: OnceLock::new(),
         })
     }
 
@@ -135,7 +135,7 @@ impl OfflineStore {
 
     /// Compares the origin with what was recorded of it when the volume ended, as an attach does: before snapshots are
     /// read, or the volume as it is is compared with one. Fails with `WrongOrigin` or `OriginChanged`.
-    pub async fn verify_origin<D: Disk>(&mut self, origin: &D) -> Result<()> {
+    pub async fn verify_origin<D: Disk>(&self, origin: &D) -> Result<()> {
         let superblock = self.catalog.superblock();
         if origin.size_bytes() < self.size_bytes() {
             let (actual, expected) = (origin.size_bytes(), self.size_bytes());
@@ -143,7 +143,7 @@ impl OfflineStore {
             return Err(Error::new(ErrorKind::WrongOrigin, "read a detached volume", "origin").saying(message));
         }
         watch::verify_origin(origin, &superblock.sample_key, self.catalog.state(), superblock.clean).await?;
-        self.origin_verified = true;
+        self.origin_verified.get_or_init(|| ());
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl OfflineStore {
     }
 
     fn refuse_unverified(&self) -> Result<()> {
-        if self.origin_verified {
+        if self.origin_verified.get().is_some() {
             return Ok(());
         }
         let message = "the disk may have been written while the volume is detached; it has to be compared first";

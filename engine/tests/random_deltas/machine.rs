@@ -352,7 +352,7 @@ impl Machine {
 
     fn ask_detached(&mut self, disks: &Disks<SimDisk>) {
         let before = disks.store.counts();
-        let mut store = block_on(OfflineStore::open(&disks.store, None)).expect("a whole store");
+        let store = block_on(OfflineStore::open(&disks.store, None)).expect("a whole store");
         assert_eq!(store.snapshots().len() + store.bookmarks().len(), self.model.points.len(), "seed {}", self.seed);
         let all = [store.snapshots(), store.bookmarks()].concat();
         for point in all.iter().filter(|point| point.broken.is_some()) {

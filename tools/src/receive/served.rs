@@ -29,6 +29,8 @@ pub enum Standing {
     Broken,
     /// It is there.
     Whole,
+    /// It was deleted, and left a bookmark of its name.
+    Bookmark,
 }
 
 /// What changed, in ascending order.
@@ -119,9 +121,10 @@ impl Service for Served<'_> {
     }
 
     fn standing(&self, snapshot: &str) -> Result<Standing, Failure> {
-        let snapshots = self.client.get::<SnapshotList>("/v1/snapshots")?.snapshots;
+        let SnapshotList { snapshots, bookmarks, .. } = self.client.get("/v1/snapshots")?;
         let found: Option<&SnapshotReport> = snapshots.iter().find(|found| found.name == snapshot);
         Ok(match found.map(|found| &found.state_reason) {
+            None if bookmarks.iter().any(|bookmark| bookmark.name == snapshot) => Standing::Bookmark,
             None => Standing::Missing,
             Some(Some(_)) => Standing::Broken,
             Some(None) => Standing::Whole,

@@ -24,7 +24,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::mpsc::{sync_channel, SyncSender};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, OnceCell};
 use uuid::Uuid;
 
 /// How long to wait for a device that somebody is just closing.
@@ -53,8 +53,8 @@ struct Opened {
     disks: Disks<RingDisk>,
     /// Those that were asked for, with what is known of them.
     points: RefCell<BTreeMap<SnapshotName, DeltaPoint>>,
-    /// Why the disk is not to be read.
-    obstacle: Option<Failure>,
+    /// Why the disk is not to be read; found out when somebody wants to.
+    obstacle: OnceCell<Option<Failure>>,
 }
 
 impl Detached {
@@ -101,15 +101,13 @@ async fn open_devices(config: &VolumeConfig, mark: &BrokenMark, ring: OwnRing) -
     let named = |error| with_paths(error, &config.origin, &config.store);
     let store_disk = RingDisk::new(Device::open(&config.store, access)?, ring.clone());
     let info = inspect(&store_disk).await.map_err(named)?;
-    let mut store = OfflineStore::open(&store_disk, mark.read().as_ref()).await.map_err(named)?;
+    let store = OfflineStore::open(&store_disk, mark.read().as_ref()).await.map_err(named)?;
     let (origin_disk, obstacle) = match Device::open(&config.origin, access) {
-        Ok(origin) => {
-            let origin = RingDisk::new(origin, ring);
-            let obstacle = store.verify_origin(&origin).await.err().map(named);
-            (origin, obstacle)
+        Ok(origin) => (RingDisk::new(origin, ring), OnceCell::new()),
+        // Never read: the obstacle says why.
+        Err(error) => {
+            (RingDisk::new(store_disk.device().clone(), ring), OnceCell::new_with(Some(Some(Failure::from(error)))))
         }
-        // Never read: the store refuses, and the obstacle says why.
-        Err(error) => (RingDisk::new(store_disk.device().clone(), ring), Some(Failure::from(error))),
     };
     let report = |snapshot: &_| SnapshotReport::of(snapshot, None);
     let facts = Facts {
@@ -159,8 +157,9 @@ impl Opened {
         Ok(point)
     }
 
-    fn refuse_obstacle(&self) -> Result<(), Failure> {
-        match &self.obstacle {
+    async fn refuse_obstacle(&self) -> Result<(), Failure> {
+        let verify = || async { self.named(self.store.verify_origin(&self.disks.origin).await).err() };
+        match self.obstacle.get_or_init(verify).await {
             None => Ok(()),
             Some(Failure { code, kind, message }) => {
                 Err(Failure { code: *code, kind: kind.clone(), message: message.clone() })
@@ -182,7 +181,7 @@ impl Opened {
         let newer = match &to {
             Some(to) => self.point(to).await?,
             None => {
-                self.refuse_obstacle()?;
+                self.refuse_obstacle().await?;
                 DeltaPoint::live()
             }
         };
@@ -201,7 +200,7 @@ impl Opened {
     }
 
     async fn read(&self, snapshot: &str, offset_bytes: u64, length: usize) -> Result<AlignedBuffer, Failure> {
-        self.refuse_obstacle()?;
+        self.refuse_obstacle().await?;
         let point = self.point(snapshot).await?;
         let mut buffer = aligned_buffer(length);
         let read = self.store.read_snapshot(&self.disks, &point, offset_bytes, &mut buffer).await;
