@@ -45,10 +45,16 @@ pub fn count<T>(process_id: u32, unit: Unit, work: impl FnOnce() -> Result<T>) -
     })
 }
 
+/// Threads that run code of the process: io_uring's workers run in the kernel only, and come and go.
 fn threads_of(process_id: u32) -> Result<Vec<Pid>> {
     let mut threads = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{process_id}/task")).context("the process is gone")? {
-        let name = entry?.file_name();
+        let entry = entry?;
+        let is_worker = std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.starts_with("iou-"));
+        if is_worker {
+            continue;
+        }
+        let name = entry.file_name();
         threads.push(Pid::from_raw(name.to_string_lossy().parse().context("a thread without a number")?));
     }
     Ok(threads)
@@ -87,8 +93,8 @@ fn next_stop(which: Pid, how: WaitPidFlag) -> Result<Option<(Pid, bool, Option<S
         Ok(WaitStatus::Stopped(thread, signal)) => Some((thread, false, Some(signal))),
         Ok(WaitStatus::PtraceSyscall(thread)) => Some((thread, true, None)),
         Ok(WaitStatus::PtraceEvent(thread, _, _)) => Some((thread, false, None)),
-        Ok(WaitStatus::StillAlive) => None,
-        Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => bail!("a thread ended while it was stepped"),
+        // Threads may end; when the process does, whoever waits for its device says so.
+        Ok(WaitStatus::StillAlive | WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => None,
         Ok(other) => bail!("a thread is in a state that nobody expects: {other:?}"),
         Err(Errno::EINTR) => None,
         Err(error) => return Err(error).context("stopped threads cannot be waited for"),
@@ -105,7 +111,10 @@ fn go_on(thread: Pid, unit: Unit, signal: Option<Signal>) -> Result<()> {
 
 /// Leaves a thread running on its own. It can be left only while it stands.
 fn let_go(thread: Pid) -> Result<()> {
-    ptrace::interrupt(thread)?;
+    match ptrace::interrupt(thread) {
+        Err(Errno::ESRCH) => return Ok(()),
+        result => result?,
+    }
     while next_stop(thread, WaitPidFlag::empty())?.is_none() {}
     Ok(ptrace::detach(thread, None::<Signal>)?)
 }
@@ -130,6 +139,8 @@ mod tests {
             }
             Ok(())
         };
+        // What it does when it starts is over.
+        echo(1).expect("it answers");
         let (few, ()) = count(cat.id(), Unit::SystemCalls, || echo(10)).expect("it can be traced");
         let (many, ()) = count(cat.id(), Unit::SystemCalls, || echo(30)).expect("it can be traced");
         // One read and one write for each line; the read it stood in is not seen to begin.
