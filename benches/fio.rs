@@ -15,6 +15,18 @@ pub enum Extent {
     For { time_ms: u64 },
 }
 
+impl Extent {
+    /// A third of it, for runs that only show that everything works.
+    pub fn shortened(self) -> Extent {
+        match self {
+            Extent::Once { requests_max, time_max_ms } => {
+                Extent::Once { requests_max: requests_max.div_ceil(3), time_max_ms: time_max_ms / 3 }
+            }
+            Extent::For { time_ms } => Extent::For { time_ms: time_ms / 3 },
+        }
+    }
+}
+
 /// One call of fio.
 #[derive(Clone, Debug)]
 pub struct Job<'a> {
@@ -69,7 +81,9 @@ impl Direction {
 fn pattern(work: Work) -> &'static str {
     match work {
         Work::FirstWrite | Work::Rewrite | Work::SyncWrite => "randwrite",
-        Work::Read | Work::ReadOldest | Work::ReadYoungest => "randread",
+        Work::Read | Work::ReadOldest | Work::ReadYoungest | Work::ColdReadOldest | Work::ColdReadYoungest => {
+            "randread"
+        }
         Work::SequentialFirstWrite | Work::SequentialWrite => "write",
         Work::SequentialRead | Work::SequentialReadOldest | Work::SequentialReadYoungest => "read",
         Work::Mixed => "randrw",

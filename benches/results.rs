@@ -1,8 +1,10 @@
 //! Everything one run of `scripts/bench` measured: what stands in its JSON.
 
 use crate::engine::count::Cost;
-use crate::kernel::play::CutPauses;
+use crate::engine::locked::Locked;
+use crate::kernel::play::{CutPauses, TargetCost};
 use crate::kernel::scene::Scene;
+use crate::native::memory::Resident;
 use crate::sample::Sample;
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +40,18 @@ pub struct Results {
     pub samples: Vec<Sample>,
     /// Pauses of cuts.
     pub cuts: Vec<CutPauses>,
+    /// What requests cost the processes that serve devices.
+    #[serde(default)]
+    pub target_costs: Vec<TargetCost>,
+    /// What processes hold in memory.
+    #[serde(default)]
+    pub memory: Vec<Resident>,
     /// What the engine's own work costs.
     #[serde(default)]
     pub costs: Vec<Cost>,
+    /// Locked instructions of a write that passes through; none where that was not looked at.
+    #[serde(default)]
+    pub locked: Option<Vec<Locked>>,
     /// Instruction counts that have grown, in a sentence each.
     #[serde(default)]
     pub regressions: Vec<String>,

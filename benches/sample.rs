@@ -29,6 +29,10 @@ pub enum Work {
     ReadOldest,
     /// Random reads of the youngest snapshot.
     ReadYoungest,
+    /// Random reads of the oldest snapshot, just after an attach.
+    ColdReadOldest,
+    /// Random reads of the youngest snapshot, just after an attach.
+    ColdReadYoungest,
     /// Sequential reads of the oldest snapshot.
     SequentialReadOldest,
     /// Sequential reads of the youngest snapshot.

@@ -33,6 +33,10 @@ pub trait Stack {
     fn snapshot_targets(&mut self) -> Result<[Vec<String>; 2]> {
         anyhow::bail!("snapshots of this contender are not read")
     }
+    /// Forgets everything that was read: the next reads are cold.
+    fn forget(&mut self) -> Result<()> {
+        anyhow::bail!("this contender is not read cold")
+    }
     /// Takes a snapshot beside all others.
     fn cut(&mut self) -> Result<()> {
         anyhow::bail!("this contender is not cut under load")
@@ -95,13 +99,20 @@ fn prepare(scene: &Scene, work: Work, player: &mut Player) -> Result<()> {
         }
         _ => {}
     }
+    if matches!(work, Work::ColdReadOldest | Work::ColdReadYoungest) {
+        player.stack.forget()?;
+    }
     Ok(())
 }
 
 fn target_for(work: Work, player: &mut Player) -> Result<Vec<String>> {
     Ok(match work {
-        Work::ReadOldest | Work::SequentialReadOldest => player.stack.snapshot_targets()?[0].clone(),
-        Work::ReadYoungest | Work::SequentialReadYoungest => player.stack.snapshot_targets()?[1].clone(),
+        Work::ReadOldest | Work::ColdReadOldest | Work::SequentialReadOldest => {
+            player.stack.snapshot_targets()?[0].clone()
+        }
+        Work::ReadYoungest | Work::ColdReadYoungest | Work::SequentialReadYoungest => {
+            player.stack.snapshot_targets()?[1].clone()
+        }
         _ => player.stack.target(),
     })
 }

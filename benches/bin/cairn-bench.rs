@@ -68,8 +68,7 @@ fn main() -> Result<()> {
 }
 
 fn save(results: &Results, path: &Path) -> Result<()> {
-    fs::write(path, serde_json::to_vec_pretty(results)?)
-        .with_context(|| format!("{} cannot be written", path.display()))
+    fs::write(path, serde_json::to_vec(results)?).with_context(|| format!("{} cannot be written", path.display()))
 }
 
 fn measure(run: &Run) -> Result<()> {
@@ -88,6 +87,7 @@ fn measure(run: &Run) -> Result<()> {
                 println!("{}: {} samples in {:.0} s", scene.name, played.samples.len(), begun.elapsed().as_secs_f64());
                 results.samples.extend(played.samples);
                 results.cuts.extend(played.cuts);
+                results.target_costs.extend(played.costs);
                 results.scenes.push(scene);
                 save(&results, &run.out.join("results.json"))?;
             }
@@ -95,6 +95,9 @@ fn measure(run: &Run) -> Result<()> {
     }
     if wanted("engine") {
         count_engine(run, &mut results)?;
+    }
+    if wanted("memory") {
+        results.memory = native::memory::measure(&run.binaries, run.quick)?;
     }
     let scene = native::scene(run.quick);
     if wanted(&scene.name) {
@@ -119,6 +122,7 @@ fn count_engine(run: &Run, results: &mut Results) -> Result<()> {
         );
         results.costs.push(cost);
     }
+    results.locked = Some(count::locked_instructions(&program, Case::PassThrough)?);
     if run.update_baseline {
         return count::write_baseline(&baseline, &results.costs);
     }

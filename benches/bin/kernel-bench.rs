@@ -1,5 +1,5 @@
-//! Plays one scene inside a test kernel: `kernel-bench DIRECTORY` reads `scene.json` there and leaves its results beside
-//! it.
+//! Plays one scene inside a test kernel: `kernel-bench DIRECTORY` reads `scene.json` there and leaves its results
+//! beside it.
 
 use anyhow::{Context, Result};
 use std::path::PathBuf;

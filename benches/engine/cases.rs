@@ -6,9 +6,12 @@
 use super::memory_disk::MemoryDisk;
 use cairn_engine::deadline::Deadline;
 use cairn_engine::disk::{aligned_buffer, Disks};
+use cairn_engine::entry::Entry;
 use cairn_engine::lane::Lane;
 use cairn_engine::needed::NeededMap;
+use cairn_engine::saved::SavedMap;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, StateDirectory};
+use cairn_engine::units::Epoch;
 use cairn_engine::volume::{create, Limits, Volume};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -53,6 +56,8 @@ pub enum Case {
     NeededTest,
     /// A claim and its settling in the needed map.
     ClaimSettle,
+    /// A look into the block map of an epoch with 32,768 entries.
+    MapLookup,
     /// A read of 4 KiB of the youngest of a hundred snapshots.
     ReadYoungest,
     /// A read of 4 KiB of the oldest of a hundred snapshots.
@@ -151,6 +156,7 @@ pub async fn run(case: Case, count: u64) -> Duration {
         Case::FirstWriteDeep => deep_first_writes(count).await,
         Case::NeededTest => needed_test(count),
         Case::ClaimSettle => claim_settle(count),
+        Case::MapLookup => map_lookup(count),
         Case::ReadYoungest => snapshot_reads(99, count).await,
         Case::ReadOldest => snapshot_reads(0, count).await,
         Case::Cut => cuts(count).await,
@@ -216,6 +222,20 @@ fn claim_settle(count: u64) -> Duration {
         claimed.clear();
         map.claim(black_box(block..block + 1), &mut claimed);
         map.settle(black_box(block));
+    }
+    begun.elapsed()
+}
+
+fn map_lookup(count: u64) -> Duration {
+    const ENTRIES: u64 = 32_768;
+    let map = SavedMap::new(Epoch(1));
+    let scattered = |index: u64| index.wrapping_mul(40_503) % WORKING_BLOCKS;
+    for index in 0..ENTRIES {
+        map.publish(&Entry { block: scattered(index), epoch: Epoch(1), address: index + 1, checksum: 0 });
+    }
+    let begun = Instant::now();
+    for index in 0..count {
+        assert!(black_box(map.find(black_box(scattered(index)))).is_some());
     }
     begun.elapsed()
 }

@@ -1,6 +1,7 @@
 //! Counts instructions and allocations, and holds them against those that were committed.
 
 use super::cases::Case;
+use super::locked::{self, Locked};
 use anyhow::{ensure, Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -46,11 +47,27 @@ fn plain_run(program: &Path, case: Case, count: u64) -> Result<Run> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn instructions(program: &Path, case: Case, count: u64) -> Result<u64> {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .env("GLIBC_TUNABLES", VECTORS_ONLY)
-        .arg(program)
+/// Locked instructions that each repetition of the case executes.
+pub fn locked_instructions(program: &Path, case: Case) -> Result<Vec<Locked>> {
+    let dump = tempfile::NamedTempFile::new()?;
+    // Twice what the set-up may do as often.
+    let repetitions = 2 * case.count();
+    instructions(program, case, repetitions, Some(dump.path()))?;
+    locked::locked(program, dump.path(), repetitions)
+}
+
+/// Runs a case under callgrind; `dump` gets how often each instruction was executed.
+fn instructions(program: &Path, case: Case, count: u64, dump: Option<&Path>) -> Result<u64> {
+    let mut command = Command::new("valgrind");
+    command.arg("--tool=callgrind").env("GLIBC_TUNABLES", VECTORS_ONLY);
+    match dump {
+        None => command.arg("--callgrind-out-file=/dev/null"),
+        Some(path) => command
+            .args(["--dump-instr=yes", "--dump-line=yes", "--compress-pos=no", "--compress-strings=no"])
+            .arg(format!("--callgrind-out-file={}", path.display())),
+    };
+    let output = command
+        .arg(std::fs::canonicalize(program)?)
         .args([name_of(case), count.to_string()])
         .output()
         .context("valgrind cannot be started")?;
@@ -66,7 +83,8 @@ pub fn count(program: &Path, case: Case) -> Result<Cost> {
     const TIMED_RUNS: usize = 5;
     let repetitions = case.count();
     let each = |twice: u64, once: u64| (twice as f64 - once as f64) / repetitions as f64;
-    let counted = each(instructions(program, case, 2 * repetitions)?, instructions(program, case, repetitions)?);
+    let [twice, once] = [2 * repetitions, repetitions].map(|count| instructions(program, case, count, None));
+    let counted = each(twice?, once?);
     let mut runs = (0..TIMED_RUNS).map(|_| plain_run(program, case, 2 * repetitions)).collect::<Result<Vec<_>>>()?;
     runs.sort_by_key(|run| run.time_ns);
     let once = plain_run(program, case, repetitions)?;

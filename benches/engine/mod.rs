@@ -7,4 +7,5 @@
 
 pub mod cases;
 pub mod count;
+pub mod locked;
 pub mod memory_disk;

@@ -19,6 +19,7 @@ pub struct Cairn {
     path: PathBuf,
     origin: [Disk; 1],
     store: [Disk; 1],
+    queues: u32,
     process_id: u32,
     wanted: u32,
     taken: VecDeque<u64>,
@@ -32,23 +33,30 @@ impl Cairn {
         let [origin, store] = disks;
         let (origin_path, store_path) = (origin.path().display().to_string(), store.path().display().to_string());
         run("cairn", &["create", volume, "--origin", &origin_path, "--store", &store_path, "--yes"])?;
-        let queues = queues.to_string();
-        run("cairn", &["attach", volume, "--frontend", "ublk", "--queues", &queues, "--depth", "128"])?;
-        let shown: serde_json::Value = serde_json::from_str(&run("cairn", &["--json", "show", volume])?)?;
-        let process_id = find(&shown, "process_id").and_then(serde_json::Value::as_u64);
         let mut cairn = Cairn {
             volume: volume.to_owned(),
             path: Path::new("/dev/cairn").join(volume),
             origin: [origin],
             store: [store],
-            process_id: process_id.context("the volume's process is not known")? as u32,
+            queues,
+            process_id: 0,
             wanted: snapshots,
             taken: VecDeque::new(),
             next: 0,
             exposed: None,
         };
+        cairn.attach()?;
         cairn.take_first(size_mib << 20)?;
         Ok(cairn)
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        let (volume, queues) = (self.volume.as_str(), self.queues.to_string());
+        run("cairn", &["attach", volume, "--frontend", "ublk", "--queues", &queues, "--depth", "128"])?;
+        let shown: serde_json::Value = serde_json::from_str(&run("cairn", &["--json", "show", volume])?)?;
+        let process_id = find(&shown, "process_id").and_then(serde_json::Value::as_u64);
+        self.process_id = process_id.context("the volume's process is not known")? as u32;
+        Ok(())
     }
 
     /// All snapshots but the last, which every renewal takes.
@@ -109,6 +117,16 @@ impl Stack for Cairn {
         // What a cut and a deletion leave to the background is over before the clock runs.
         std::thread::sleep(Duration::from_millis(300));
         Ok(())
+    }
+
+    fn forget(&mut self) -> Result<()> {
+        if self.exposed.take().is_some() {
+            for number in [self.taken.front(), self.taken.back()].into_iter().flatten() {
+                run("cairn", &["unexpose", &format!("{}@s{number}", self.volume)])?;
+            }
+        }
+        run("cairn", &["detach", &self.volume])?;
+        self.attach()
     }
 
     fn cut(&mut self) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - The kernel runs what was built from this tree, and the peers as they are installed.
 
-use super::play::CutPauses;
+use super::play::{CutPauses, TargetCost};
 use super::scene::Scene;
 use crate::sample::Sample;
 use anyhow::{ensure, Context, Result};
@@ -27,6 +27,8 @@ pub struct Played {
     pub samples: Vec<Sample>,
     /// The pauses of its cuts, where it has any.
     pub cuts: Option<CutPauses>,
+    /// What requests cost the targets, where that was counted.
+    pub costs: Vec<TargetCost>,
 }
 
 /// Boots a kernel that plays the scene.
@@ -55,6 +57,7 @@ pub fn drive(place: &Place, scene: &Scene) -> Result<Played> {
     Ok(Played {
         samples: samples.lines().map(serde_json::from_str).collect::<Result<_, _>>()?,
         cuts: cuts.map(|json| serde_json::from_slice(&json)).transpose()?,
+        costs: serde_json::from_slice(&fs::read(directory.join("costs.json"))?)?,
     })
 }
 

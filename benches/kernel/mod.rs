@@ -13,6 +13,7 @@ pub mod loop_target;
 pub mod play;
 pub mod scene;
 pub mod stage;
+pub mod steps;
 
 use anyhow::{ensure, Context, Result};
 use std::process::Command;

@@ -1,10 +1,11 @@
 //! Plays a scene inside a test kernel, and the cuts at its end.
 
 use super::cairn::find;
-use super::scene::{Cuts, Scene};
+use super::scene::{Counted, Cuts, Scene};
 use super::stage::set_up;
+use super::steps;
 use crate::fio::{self, Job};
-use crate::sample::{Sample, Work};
+use crate::sample::{Contender, Sample, Shape, Work};
 use crate::turns::{play_rounds, Player};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// What cuts under load made of the pauses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,10 +28,32 @@ pub struct CutPauses {
     pub p99_us: u64,
     /// The longest.
     pub max_us: u64,
-    /// A lone write of the same origin, at the same depth: what a cut has to wait for at least.
-    pub origin_write_us: f64,
-    /// A lone write of an idle disk of this kind.
-    pub store_write_us: f64,
+    /// A write of the bare disk at the same depth: what a cut has to wait for at least.
+    pub origin_write: WriteLatency,
+    /// A lone write of the bare disk.
+    pub store_write: WriteLatency,
+}
+
+/// How long writes of a bare disk take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WriteLatency {
+    /// Half took at most this long.
+    pub p50_us: f64,
+    /// 99 per cent took at most this long.
+    pub p99_us: f64,
+}
+
+/// What a request costs a process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetCost {
+    /// The scene.
+    pub scene: String,
+    /// Whose process.
+    pub contender: Contender,
+    /// What was counted, while what was done.
+    pub counted: Counted,
+    /// How many of it for each request.
+    pub each: f64,
 }
 
 /// Where results go: a line of JSON each.
@@ -55,26 +79,65 @@ pub fn play(scene: &Scene, directory: &Path) -> Result<()> {
     play_rounds(scene, &mut players, &mut |sample| results.add(sample))?;
     if let (Some(cuts), Some(position)) = (scene.cuts, players.iter().position(|one| one.contender.name == "cairn")) {
         let baseline = players.iter().position(|one| one.contender.name == "raw").context("nothing to compare with")?;
-        let alone = lone_write_us(scene, &players[baseline], 1)?;
-        let crowded = lone_write_us(scene, &players[baseline], cuts.depth)?;
+        let alone = write_latency(scene, &players[baseline], 1)?;
+        let crowded = write_latency(scene, &players[baseline], cuts.depth)?;
         let pauses = cut_under_load(scene, cuts, &mut players[position], [alone, crowded])?;
         std::fs::write(results.directory.join("cuts.json"), serde_json::to_string(&pauses)?)?;
     }
+    let mut costs = Vec::new();
+    for counted in &scene.counted {
+        for player in players.iter().filter(|player| player.stack.process_id().is_some()) {
+            costs.push(count_target(scene, *counted, player)?);
+        }
+    }
+    std::fs::write(results.directory.join("costs.json"), serde_json::to_string(&costs)?)?;
     // The devices live until the kernel ends.
     Ok(())
 }
 
-/// How long a write of the bare disk takes among so many.
-fn lone_write_us(scene: &Scene, player: &Player, depth: u32) -> Result<f64> {
+/// Counts what a process does for requests that pass through, without what it does when there are none.
+fn count_target(scene: &Scene, counted: Counted, player: &Player) -> Result<TargetCost> {
+    let Counted { unit, work, depth, requests } = counted;
+    println!("counting {unit:?} of {} at {work:?}, depth {depth}", player.contender);
+    let process_id = player.stack.process_id().context("nobody serves it")?;
     let target = player.stack.target();
-    let shape = crate::sample::Shape { block_bytes: 4096, depth, jobs: 1 };
+    let shape = Shape { block_bytes: 4096, depth, jobs: 1 };
+    let extent = fio::Extent::Once { requests_max: requests, time_max_ms: 60_000 };
+    let job = Job { target: &target, work, shape, extent, seed: 1, size_bytes: scene.volume_mib << 20 };
+    let rest = || {
+        std::thread::sleep(Duration::from_secs(2));
+        Ok(())
+    };
+    let (idle, (idle_time, ())) = steps::count(process_id, unit, || timed(rest))?;
+    let (count, (time, speed)) = steps::count(process_id, unit, || timed(|| fio::run(&job)))?;
+    let each = (count as f64 - idle as f64 * time.as_secs_f64() / idle_time.as_secs_f64()) / speed.requests as f64;
+    Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each })
+}
+
+/// How long something took, and what it gave.
+fn timed<T>(what: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
+    let begun = Instant::now();
+    let result = what()?;
+    Ok((begun.elapsed(), result))
+}
+
+/// How long a write of the bare disk takes among so many.
+fn write_latency(scene: &Scene, player: &Player, depth: u32) -> Result<WriteLatency> {
+    let target = player.stack.target();
+    let shape = Shape { block_bytes: 4096, depth, jobs: 1 };
     let extent = fio::Extent::For { time_ms: 1000 };
     let job = Job { target: &target, work: Work::Rewrite, shape, extent, seed: 1, size_bytes: scene.volume_mib << 20 };
-    Ok(fio::run(&job)?.latency_p50_us)
+    let speed = fio::run(&job)?;
+    Ok(WriteLatency { p50_us: speed.latency_p50_us, p99_us: speed.latency_p99_us })
 }
 
 /// Takes snapshots while random writes go on.
-fn cut_under_load(scene: &Scene, cuts: Cuts, player: &mut Player, baseline_us: [f64; 2]) -> Result<CutPauses> {
+fn cut_under_load(
+    scene: &Scene,
+    cuts: Cuts,
+    player: &mut Player,
+    [alone, crowded]: [WriteLatency; 2],
+) -> Result<CutPauses> {
     println!("{} cuts of {} under load", cuts.count, player.contender);
     // The process counts from its beginning; the cuts of the set-up had no load.
     let mut load = Command::new("fio")
@@ -97,8 +160,8 @@ fn cut_under_load(scene: &Scene, cuts: Cuts, player: &mut Player, baseline_us: [
         p50_us: value("p50_us")?,
         p99_us: value("p99_us")?,
         max_us: value("max_us")?,
-        origin_write_us: baseline_us[1],
-        store_write_us: baseline_us[0],
+        origin_write: crowded,
+        store_write: alone,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What is played on the real kernel, and for how long.
 
 use super::disk::Model;
+use super::steps::Unit;
 use crate::fio::Extent;
 use crate::sample::{Contender, Shape, Work};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,19 @@ pub struct Cuts {
     pub depth: u32,
 }
 
+/// What is counted of the processes that serve devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// What.
+    pub unit: Unit,
+    /// While this is done.
+    pub work: Work,
+    /// So many requests in flight.
+    pub depth: u32,
+    /// So often.
+    pub requests: u64,
+}
+
 /// One boot of a kernel: contenders on disks of one model, measured in turns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scene {
@@ -42,8 +56,11 @@ pub struct Scene {
     pub turns: Vec<Turn>,
     /// How often.
     pub rounds: u32,
-    /// Cuts of the last contender, at the end.
+    /// Cuts of the first Cairn, at the end.
     pub cuts: Option<Cuts>,
+    /// Turns at which the instructions and system calls of the targets are counted, at the end.
+    #[serde(default)]
+    pub counted: Vec<Counted>,
     /// Memory of the kernel, as `4G`.
     pub memory: String,
     /// Time limit of the whole.
@@ -94,6 +111,7 @@ fn first_writes() -> [Scene; 3] {
         turns: vec![first(4096, 32, 16384)],
         rounds: 7,
         cuts: None,
+        counted: Vec::new(),
         memory: "6G".to_owned(),
         seconds_max: 600,
     };
@@ -102,7 +120,7 @@ fn first_writes() -> [Scene; 3] {
         model: Model::Latency { us: 1000 },
         contenders: contenders(&[&PEERS[..], &[("cairn one queue", 1)]].concat()),
         turns: vec![first(4096, 1, 300), first(4096, 32, 5000)],
-        rounds: 9,
+        rounds: 7,
         cuts: Some(Cuts { count: 200, depth: 32 }),
         seconds_max: 900,
         ..ram.clone()
@@ -129,9 +147,10 @@ fn pass_through() -> [Scene; 2] {
         volume_mib: 128,
         store_mib: 512,
         contenders: contenders(&[("raw", 0), ("loop", 0), ("cairn", 0), ("cairn", 1)]),
-        turns: [both(Work::Rewrite, 700, 700), both(Work::Read, 700, 700)].concat(),
+        turns: [both(Work::Rewrite, 600, 600), both(Work::Read, 600, 600)].concat(),
         rounds: 15,
         cuts: None,
+        counted: counted_on_targets(),
         memory: "4G".to_owned(),
         seconds_max: 600,
     };
@@ -139,10 +158,24 @@ fn pass_through() -> [Scene; 2] {
         name: "latency-pass".to_owned(),
         model: Model::Latency { us: 10_000 },
         turns: [both(Work::Rewrite, 1000, 700), both(Work::Read, 1000, 700)].concat(),
-        contenders: contenders(&[("raw", 0), ("cairn", 0), ("loop", 0), ("cairn", 1)]),
+        contenders: contenders(&[("raw", 0), ("cairn", 0), ("cairn", 1)]),
+        counted: Vec::new(),
         ..ram.clone()
     };
     [ram, latency]
+}
+
+/// Few instructions, because each step takes long; system calls alone and many at a time.
+fn counted_on_targets() -> Vec<Counted> {
+    let mut counted = Vec::new();
+    for work in [Work::Rewrite, Work::Read] {
+        for (unit, depth, requests) in
+            [(Unit::SystemCalls, 1, 200), (Unit::SystemCalls, 32, 2000), (Unit::Instructions, 1, 16)]
+        {
+            counted.push(Counted { unit, work, depth, requests });
+        }
+    }
+    counted
 }
 
 /// Other loads, for the picture as a whole.
@@ -174,8 +207,9 @@ fn others() -> Scene {
             turn(Work::Read, shape(4096, 32, 4), lasting(700)),
             turn(Work::FirstWrite, shape(4096, 32, 4), once(4096)),
         ],
-        rounds: 3,
+        rounds: 2,
         cuts: None,
+        counted: Vec::new(),
         memory: "4G".to_owned(),
         seconds_max: 600,
     }
@@ -183,8 +217,9 @@ fn others() -> Scene {
 
 /// The oldest of a thousand snapshots against the youngest.
 fn snapshot_reads() -> Scene {
-    let random = |work, depth| turn(work, shape(4096, depth, 1), lasting(700));
-    let sequential = |work| turn(work, shape(64 << 10, 8, 1), lasting(700));
+    let random = |work, depth| turn(work, shape(4096, depth, 1), lasting(600));
+    let sequential = |work| turn(work, shape(64 << 10, 8, 1), lasting(600));
+    let cold = |work| turn(work, shape(4096, 1, 1), once(200));
     Scene {
         name: "ram-snapshot-reads".to_owned(),
         model: Model::Ram,
@@ -192,30 +227,35 @@ fn snapshot_reads() -> Scene {
         store_mib: 768,
         contenders: contenders(&[("cairn", 1000)]),
         turns: vec![
+            // Both are read whole, so that what follows is warm.
+            sequential(Work::SequentialReadYoungest),
+            sequential(Work::SequentialReadOldest),
             random(Work::ReadYoungest, 1),
             random(Work::ReadOldest, 1),
             random(Work::ReadYoungest, 16),
             random(Work::ReadOldest, 16),
-            sequential(Work::SequentialReadYoungest),
-            sequential(Work::SequentialReadOldest),
+            cold(Work::ColdReadYoungest),
+            cold(Work::ColdReadOldest),
         ],
-        rounds: 15,
+        rounds: 9,
         cuts: None,
+        counted: Vec::new(),
         memory: "3G".to_owned(),
         seconds_max: 400,
     }
 }
 
-/// Everything that is played on the real kernel; `quick` keeps to a few rounds and a hundred snapshots.
+/// Everything that is played on the real kernel; `quick` keeps to one short round and fifty snapshots.
 pub fn scenes(quick: bool) -> Vec<Scene> {
     let [ram, latency, bandwidth] = first_writes();
     let [ram_pass, latency_pass] = pass_through();
     let mut scenes = vec![latency, bandwidth, ram, ram_pass, latency_pass, others(), snapshot_reads()];
     if quick {
         for scene in &mut scenes {
-            scene.rounds = scene.rounds.min(2);
-            scene.contenders.iter_mut().filter(|one| one.snapshots == 1000).for_each(|one| one.snapshots = 100);
+            scene.rounds = 1;
+            scene.contenders.iter_mut().filter(|one| one.snapshots == 1000).for_each(|one| one.snapshots = 50);
             scene.cuts = scene.cuts.map(|cuts| Cuts { count: 30, ..cuts });
+            scene.turns.iter_mut().for_each(|turn| turn.extent = turn.extent.shortened());
         }
     }
     scenes

@@ -1,6 +1,6 @@
 //! Cairn's own NBD export, set up with its own commands.
 
-use super::server::{full_file, nbd_target};
+use super::server::nbd_target;
 use crate::kernel::cairn::find;
 use crate::turns::Stack;
 use anyhow::{ensure, Context, Result};
@@ -16,9 +16,8 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Makes a volume over a full disk and attaches it.
-    pub fn attach(directory: &Path, binaries: &Path, size_bytes: u64, store_bytes: u64) -> Result<Volume> {
-        full_file(&directory.join("origin"), size_bytes)?;
+    /// Makes a volume over the file `origin` in the directory, attaches it and takes a first snapshot.
+    pub fn attach(directory: &Path, binaries: &Path, store_bytes: u64) -> Result<Volume> {
         let (directory, cairn) = (directory.to_owned(), binaries.join("cairn"));
         let mut volume = Volume { directory, cairn, process_id: 0, taken: 0 };
         let path = |name: &str| volume.directory.join(name).display().to_string();

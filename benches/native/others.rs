@@ -1,7 +1,7 @@
 //! The other NBD servers: qemu-storage-daemon with a copy-before-write filter, with a qcow2 overlay and with a plain
 //! file; nbdkit with its cow filter and with a plain file.
 
-use super::server::{full_file, nbd_target, Server};
+use super::server::{nbd_target, Server};
 use crate::kernel::run;
 use crate::turns::Stack;
 use anyhow::{bail, Result};
@@ -17,9 +17,8 @@ pub struct Other {
 }
 
 impl Other {
-    /// Starts one over a full disk.
+    /// Starts one over the file `origin` in the directory.
     pub fn start(name: &str, directory: &Path, size_bytes: u64) -> Result<Other> {
-        full_file(&directory.join("origin"), size_bytes)?;
         let mut other = Other { name: name.to_owned(), directory: directory.to_owned(), size_bytes, server: None };
         other.renew_snapshots()?;
         Ok(other)

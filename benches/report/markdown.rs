@@ -1,8 +1,10 @@
 //! The report as Markdown.
 
-use super::goals::{rows, Bound, Row};
+use super::goals::{Bound, Row};
 use super::plots::Plot;
+use super::rows::rows;
 use super::series::{paired, per_request, Series};
+use crate::kernel::play::CutPauses;
 use crate::kernel::scene::Scene;
 use crate::results::Results;
 use crate::sample::{Contender, Sample, Shape, Work};
@@ -18,6 +20,7 @@ pub fn page(results: &Results, plots: &[Plot]) -> String {
         scene_section(&mut text, results, scene, plots);
     }
     engine_section(&mut text, results);
+    memory_section(&mut text, results);
     text
 }
 
@@ -111,8 +114,30 @@ fn engine_section(text: &mut String, results: &Results) {
         let (instructions, allocations) = (number(cost.instructions), number(cost.allocations));
         line!(text, "| {:?} | {instructions} | {allocations} | {} |", cost.case, number(cost.time_ns));
     }
+    for locked in results.locked.iter().flatten() {
+        let from = locked.lines.iter().find(|line| line.starts_with("engine/src/")).map_or("", String::as_str);
+        line!(
+            text,
+            "\nA write that passes through executes {} locked instruction at {from}: {:?}.",
+            locked.times,
+            locked.purpose
+        );
+    }
     for regression in &results.regressions {
         line!(text, "\n**REGRESSION: {regression}**");
+    }
+}
+
+fn memory_section(text: &mut String, results: &Results) {
+    if results.memory.is_empty() {
+        return;
+    }
+    line!(text, "\n## memory\n");
+    line!(text, "What the process that serves a volume holds, by its VmRSS.\n");
+    line!(text, "| | MiB |");
+    line!(text, "|---|---|");
+    for resident in &results.memory {
+        line!(text, "| {} | {} |", resident.what, number(resident.bytes as f64 / f64::from(1 << 20)));
     }
 }
 
@@ -129,6 +154,8 @@ pub fn work_name(work: Work, shape: Shape) -> String {
         Work::SyncWrite => "rewrite, random, each with fsync",
         Work::ReadOldest => "read of the oldest snapshot, random",
         Work::ReadYoungest => "read of the youngest snapshot, random",
+        Work::ColdReadOldest => "read of the oldest snapshot, random, cold",
+        Work::ColdReadYoungest => "read of the youngest snapshot, random, cold",
         Work::SequentialReadOldest => "read of the oldest snapshot, sequential",
         Work::SequentialReadYoungest => "read of the youngest snapshot, sequential",
     };
@@ -155,20 +182,31 @@ fn scene_section(text: &mut String, results: &Results, scene: &Scene, plots: &[P
         }
     }
     for cuts in results.cuts.iter().filter(|cuts| cuts.scene == scene.name) {
-        line!(
-            text,
-            "\n{} cuts while random writes went on: p50 {} us, p99 {} us, longest {} us.",
-            cuts.count,
-            cuts.p50_us,
-            cuts.p99_us,
-            cuts.max_us
-        );
-        line!(
-            text,
-            "A write of the bare disk under the same load took {:.0} us, alone {:.0} us.",
-            cuts.origin_write_us,
-            cuts.store_write_us
-        );
+        cut_lines(text, cuts);
+    }
+    target_cost_table(text, results, &scene.name);
+}
+
+fn cut_lines(text: &mut String, cuts: &CutPauses) {
+    let CutPauses { count, p50_us, p99_us, max_us, origin_write, store_write, .. } = cuts;
+    line!(text, "\n{count} cuts while random writes went on: p50 {p50_us} us, p99 {p99_us} us, longest {max_us} us.");
+    let (origin, store) = (origin_write, store_write);
+    line!(text, "Writes of the bare disk under that load: p50 {:.0} us, p99 {:.0} us;", origin.p50_us, origin.p99_us);
+    line!(text, "alone: p50 {:.0} us, p99 {:.0} us.", store.p50_us, store.p99_us);
+}
+
+fn target_cost_table(text: &mut String, results: &Results, scene: &str) {
+    let mut costs = results.target_costs.iter().filter(|cost| cost.scene == scene).peekable();
+    if costs.peek().is_none() {
+        return;
+    }
+    line!(text, "\n### What a request of 4 KiB costs the process that serves it\n");
+    line!(text, "| | while | counted | for each request |");
+    line!(text, "|---|---|---|---|");
+    for cost in costs {
+        let counted = cost.counted;
+        let work = work_name(counted.work, Shape { block_bytes: 4096, depth: counted.depth, jobs: 1 });
+        line!(text, "| {} | {work} | {:?} | {} |", cost.contender, counted.unit, number(cost.each));
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod goals;
 pub mod markdown;
 pub mod plots;
+pub mod rows;
 pub mod series;
 
 use crate::results::Results;

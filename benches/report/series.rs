@@ -93,9 +93,9 @@ pub mod per_request {
     pub fn origin_writes(sample: &Sample) -> f64 {
         share(sample.origin.unwrap_or_default().writes, sample)
     }
-    /// Reads of the stores.
-    pub fn store_reads(sample: &Sample) -> f64 {
-        share(sample.store.unwrap_or_default().reads, sample)
+    /// Reads of all devices.
+    pub fn reads(sample: &Sample) -> f64 {
+        share(devices(sample).reads, sample)
     }
     /// Writes of the stores.
     pub fn store_writes(sample: &Sample) -> f64 {

@@ -1,0 +1,154 @@
+//! Counts instructions and system calls of a running process, by stepping through it.
+//!
+//! Invariants:
+//! - Every thread of the process is stepped, and the process goes on as it was when the counting ends.
+//! - Nothing of it depends on time: a process that is stepped is slow, and does the same.
+
+use anyhow::{bail, Context, Result};
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Instructions in user mode.
+    Instructions,
+    /// System calls.
+    SystemCalls,
+}
+
+/// Counts what the process does while `work` runs.
+pub fn count<T>(process_id: u32, unit: Unit, work: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
+    let done = AtomicBool::new(false);
+    let (ready, is_ready) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let done = &done;
+        // Only the thread that began to trace may go on with it.
+        let tracer = scope.spawn(move || trace(process_id, unit, done, &ready));
+        if is_ready.recv().is_err() {
+            return match tracer.join() {
+                Ok(Err(error)) => Err(error),
+                _ => bail!("the tracer ended before it began"),
+            };
+        }
+        let result = work();
+        done.store(true, Ordering::Release);
+        let counted = tracer.join().map_err(|_| anyhow::anyhow!("the tracer panicked"))??;
+        Ok((counted, result?))
+    })
+}
+
+/// Threads that run code of the process: io_uring's workers run in the kernel only, and come and go.
+fn threads_of(process_id: u32) -> Result<Vec<Pid>> {
+    let mut threads = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{process_id}/task")).context("the process is gone")? {
+        let entry = entry?;
+        let is_worker = std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.starts_with("iou-"));
+        if is_worker {
+            continue;
+        }
+        let name = entry.file_name();
+        threads.push(Pid::from_raw(name.to_string_lossy().parse().context("a thread without a number")?));
+    }
+    Ok(threads)
+}
+
+fn trace(process_id: u32, unit: Unit, done: &AtomicBool, ready: &mpsc::Sender<()>) -> Result<u64> {
+    let threads = threads_of(process_id)?;
+    for thread in &threads {
+        ptrace::seize(*thread, ptrace::Options::PTRACE_O_TRACESYSGOOD)?;
+        ptrace::interrupt(*thread)?;
+    }
+    ready.send(()).context("nobody waits for the tracer")?;
+    let mut stops = 0;
+    while !done.load(Ordering::Acquire) {
+        match next_stop(Pid::from_raw(-1), WaitPidFlag::WNOHANG)? {
+            Some((thread, is_step, signal)) => {
+                stops += u64::from(is_step);
+                go_on(thread, unit, signal)?;
+            }
+            None => std::thread::yield_now(),
+        }
+    }
+    for thread in threads {
+        let_go(thread)?;
+    }
+    // A system call stops a thread twice: where it begins and where it ends.
+    Ok(if unit == Unit::SystemCalls { stops / 2 } else { stops })
+}
+
+/// A thread that stopped, whether that is a step, and the signal that it was going to get.
+fn next_stop(which: Pid, how: WaitPidFlag) -> Result<Option<(Pid, bool, Option<Signal>)>> {
+    // Children of other threads are theirs.
+    let flags = how | WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    Ok(match waitpid(which, Some(flags)) {
+        Ok(WaitStatus::Stopped(thread, Signal::SIGTRAP)) => Some((thread, true, None)),
+        Ok(WaitStatus::Stopped(thread, signal)) => Some((thread, false, Some(signal))),
+        Ok(WaitStatus::PtraceSyscall(thread)) => Some((thread, true, None)),
+        Ok(WaitStatus::PtraceEvent(thread, _, _)) => Some((thread, false, None)),
+        // Threads may end; when the process does, whoever waits for its device says so.
+        Ok(WaitStatus::StillAlive | WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => None,
+        Ok(other) => bail!("a thread is in a state that nobody expects: {other:?}"),
+        Err(Errno::EINTR) => None,
+        Err(error) => return Err(error).context("stopped threads cannot be waited for"),
+    })
+}
+
+fn go_on(thread: Pid, unit: Unit, signal: Option<Signal>) -> Result<()> {
+    match unit {
+        Unit::Instructions => ptrace::step(thread, signal)?,
+        Unit::SystemCalls => ptrace::syscall(thread, signal)?,
+    }
+    Ok(())
+}
+
+/// Leaves a thread running on its own. It can be left only while it stands.
+fn let_go(thread: Pid) -> Result<()> {
+    match ptrace::interrupt(thread) {
+        Err(Errno::ESRCH) => return Ok(()),
+        result => result?,
+    }
+    while next_stop(thread, WaitPidFlag::empty())?.is_none() {}
+    Ok(ptrace::detach(thread, None::<Signal>)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn system_calls_of_a_process_are_counted_and_it_lives_on() {
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat");
+        let (mut input, output) = (cat.stdin.take().expect("piped"), cat.stdout.take().expect("piped"));
+        let mut output = BufReader::new(output);
+        let mut echo = |times: u32| {
+            for _ in 0..times {
+                input.write_all(b"line\n")?;
+                let mut line = String::new();
+                output.read_line(&mut line)?;
+                assert_eq!(line, "line\n");
+            }
+            Ok(())
+        };
+        // What it does when it starts is over.
+        echo(1).expect("it answers");
+        let (few, ()) = count(cat.id(), Unit::SystemCalls, || echo(10)).expect("it can be traced");
+        let (many, ()) = count(cat.id(), Unit::SystemCalls, || echo(30)).expect("it can be traced");
+        // One read and one write for each line; the read it stood in is not seen to begin.
+        assert!((38..=42).contains(&(many - few)), "{few} and {many}");
+        let (instructions, ()) = count(cat.id(), Unit::Instructions, || echo(3)).expect("it can be traced");
+        assert!((10..10_000).contains(&instructions), "{instructions}");
+        echo(1).expect("it goes on");
+        drop(input);
+        assert!(cat.wait().expect("it ends").success());
+    }
+}
