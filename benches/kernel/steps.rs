@@ -127,10 +127,12 @@ fn next_stop(which: Pid, how: WaitPidFlag) -> Result<Option<(Pid, bool, Option<S
 }
 
 fn go_on(thread: Pid, shared: &Shared, signal: Option<Signal>) -> Result<()> {
-    Ok(match shared.by_instruction.load(Ordering::Acquire) {
-        true => ptrace::step(thread, signal)?,
-        false => ptrace::syscall(thread, signal)?,
-    })
+    if shared.by_instruction.load(Ordering::Acquire) {
+        ptrace::step(thread, signal)?;
+    } else {
+        ptrace::syscall(thread, signal)?;
+    }
+    Ok(())
 }
 
 /// Leaves a thread running on its own. It can be left only while it stands.
