@@ -3,7 +3,7 @@
 use super::cairn::find;
 use super::scene::{Counted, Cuts, Scene};
 use super::stage::set_up;
-use super::steps;
+use super::steps::Steps;
 use crate::fio::{self, Job};
 use crate::sample::{Contender, Sample, Shape, Work};
 use crate::turns::{play_rounds, Player};
@@ -84,32 +84,44 @@ pub fn play(scene: &Scene, directory: &Path) -> Result<()> {
         let pauses = cut_under_load(scene, cuts, &mut players[position], [alone, crowded])?;
         std::fs::write(results.directory.join("cuts.json"), serde_json::to_string(&pauses)?)?;
     }
-    let mut costs = Vec::new();
-    for counted in &scene.counted {
-        for player in players.iter().filter(|player| player.stack.process_id().is_some()) {
-            costs.push(count_target(scene, *counted, player)?);
-        }
-    }
+    let costs = count_targets(scene, &players);
     std::fs::write(results.directory.join("costs.json"), serde_json::to_string(&costs)?)?;
     // The devices live until the kernel ends.
     Ok(())
 }
 
+/// Everything that is counted of the targets without snapshots. What cannot be counted is missing in the report.
+fn count_targets(scene: &Scene, players: &[Player]) -> Vec<TargetCost> {
+    let mut costs = Vec::new();
+    for player in players.iter().filter(|player| !scene.counted.is_empty() && player.contender.snapshots == 0) {
+        let Some(process_id) = player.stack.process_id() else { continue };
+        let counted = Steps::begin(process_id).and_then(|steps| {
+            scene.counted.iter().try_for_each(|counted| {
+                costs.push(count_target(scene, *counted, player, &steps)?);
+                Ok(())
+            })
+        });
+        if let Err(error) = counted {
+            println!("SKIPPED: counting what {} does: {error:#}", player.contender);
+        }
+    }
+    costs
+}
+
 /// Counts what a process does for requests that pass through, without what it does when there are none.
-fn count_target(scene: &Scene, counted: Counted, player: &Player) -> Result<TargetCost> {
+fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps) -> Result<TargetCost> {
     let Counted { unit, work, depth, requests } = counted;
     println!("counting {unit:?} of {} at {work:?}, depth {depth}", player.contender);
-    let process_id = player.stack.process_id().context("nobody serves it")?;
     let target = player.stack.target();
     let shape = Shape { block_bytes: 4096, depth, jobs: 1 };
-    let extent = fio::Extent::Once { requests_max: requests, time_max_ms: 60_000 };
+    let extent = fio::Extent::Once { requests_max: requests, time_max_ms: 15_000 };
     let job = Job { target: &target, work, shape, extent, seed: 1, size_bytes: scene.volume_mib << 20 };
     let rest = || {
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     };
-    let (idle, (idle_time, ())) = steps::count(process_id, unit, || timed(rest))?;
-    let (count, (time, speed)) = steps::count(process_id, unit, || timed(|| fio::run(&job)))?;
+    let (idle, (idle_time, ())) = steps.count(unit, || timed(rest))?;
+    let (count, (time, speed)) = steps.count(unit, || timed(|| fio::run(&job)))?;
     let each = (count as f64 - idle as f64 * time.as_secs_f64() / idle_time.as_secs_f64()) / speed.requests as f64;
     Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each })
 }

@@ -1,7 +1,8 @@
 //! Counts instructions and system calls of a running process, by stepping through it.
 //!
 //! Invariants:
-//! - Every thread of the process is stepped, and the process goes on as it was when the counting ends.
+//! - Every thread of the process is stepped. Being left may end the process: a trap that is on its way finds nobody who
+//!   takes it. So it is counted last of all.
 //! - Nothing of it depends on time: a process that is stepped is slow, and does the same.
 
 use anyhow::{bail, Context, Result};
@@ -11,8 +12,9 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{mpsc, Arc};
+use std::thread::JoinHandle;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,25 +26,54 @@ pub enum Unit {
     SystemCalls,
 }
 
-/// Counts what the process does while `work` runs.
-pub fn count<T>(process_id: u32, unit: Unit, work: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
-    let done = AtomicBool::new(false);
-    let (ready, is_ready) = mpsc::channel();
-    std::thread::scope(|scope| {
-        let done = &done;
+/// Steps through a process until it is dropped.
+pub struct Steps {
+    shared: Arc<Shared>,
+    tracer: Option<JoinHandle<Result<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Stops so far.
+    stops: AtomicU64,
+    /// Every instruction is a step; else every system call.
+    by_instruction: AtomicBool,
+    done: AtomicBool,
+}
+
+impl Steps {
+    /// Begins to step through a process.
+    pub fn begin(process_id: u32) -> Result<Steps> {
+        let shared = Arc::new(Shared::default());
+        let (ready, is_ready) = mpsc::channel();
+        let of_tracer = shared.clone();
         // Only the thread that began to trace may go on with it.
-        let tracer = scope.spawn(move || trace(process_id, unit, done, &ready));
+        let tracer = std::thread::spawn(move || trace(process_id, &of_tracer, &ready));
         if is_ready.recv().is_err() {
-            return match tracer.join() {
-                Ok(Err(error)) => Err(error),
-                _ => bail!("the tracer ended before it began"),
-            };
+            let ended = tracer.join().map_err(|_| anyhow::anyhow!("the tracer panicked"))?;
+            return ended.and_then(|()| bail!("the tracer ended before it began"));
         }
-        let result = work();
-        done.store(true, Ordering::Release);
-        let counted = tracer.join().map_err(|_| anyhow::anyhow!("the tracer panicked"))??;
-        Ok((counted, result?))
-    })
+        Ok(Steps { shared, tracer: Some(tracer) })
+    }
+
+    /// Counts what the process does while `work` runs.
+    pub fn count<T>(&self, unit: Unit, work: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
+        self.shared.by_instruction.store(unit == Unit::Instructions, Ordering::Release);
+        let before = self.shared.stops.load(Ordering::Acquire);
+        let result = work()?;
+        let stops = self.shared.stops.load(Ordering::Acquire) - before;
+        // A system call stops a thread twice: where it begins and where it ends.
+        Ok((if unit == Unit::SystemCalls { stops / 2 } else { stops }, result))
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.shared.done.store(true, Ordering::Release);
+        if let Some(Ok(Err(error))) = self.tracer.take().map(JoinHandle::join) {
+            eprintln!("the stepped process was not left as it was: {error:#}");
+        }
+    }
 }
 
 /// Threads that run code of the process: io_uring's workers run in the kernel only, and come and go.
@@ -60,28 +91,23 @@ fn threads_of(process_id: u32) -> Result<Vec<Pid>> {
     Ok(threads)
 }
 
-fn trace(process_id: u32, unit: Unit, done: &AtomicBool, ready: &mpsc::Sender<()>) -> Result<u64> {
+fn trace(process_id: u32, shared: &Shared, ready: &mpsc::Sender<()>) -> Result<()> {
     let threads = threads_of(process_id)?;
     for thread in &threads {
         ptrace::seize(*thread, ptrace::Options::PTRACE_O_TRACESYSGOOD)?;
         ptrace::interrupt(*thread)?;
     }
     ready.send(()).context("nobody waits for the tracer")?;
-    let mut stops = 0;
-    while !done.load(Ordering::Acquire) {
+    while !shared.done.load(Ordering::Acquire) {
         match next_stop(Pid::from_raw(-1), WaitPidFlag::WNOHANG)? {
             Some((thread, is_step, signal)) => {
-                stops += u64::from(is_step);
-                go_on(thread, unit, signal)?;
+                shared.stops.fetch_add(u64::from(is_step), Ordering::AcqRel);
+                go_on(thread, shared, signal)?;
             }
             None => std::thread::yield_now(),
         }
     }
-    for thread in threads {
-        let_go(thread)?;
-    }
-    // A system call stops a thread twice: where it begins and where it ends.
-    Ok(if unit == Unit::SystemCalls { stops / 2 } else { stops })
+    threads.into_iter().try_for_each(let_go)
 }
 
 /// A thread that stopped, whether that is a step, and the signal that it was going to get.
@@ -101,10 +127,11 @@ fn next_stop(which: Pid, how: WaitPidFlag) -> Result<Option<(Pid, bool, Option<S
     })
 }
 
-fn go_on(thread: Pid, unit: Unit, signal: Option<Signal>) -> Result<()> {
-    match unit {
-        Unit::Instructions => ptrace::step(thread, signal)?,
-        Unit::SystemCalls => ptrace::syscall(thread, signal)?,
+fn go_on(thread: Pid, shared: &Shared, signal: Option<Signal>) -> Result<()> {
+    if shared.by_instruction.load(Ordering::Acquire) {
+        ptrace::step(thread, signal)?;
+    } else {
+        ptrace::syscall(thread, signal)?;
     }
     Ok(())
 }
@@ -126,7 +153,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn system_calls_of_a_process_are_counted_and_it_lives_on() {
+    fn system_calls_and_instructions_of_a_process_are_counted() {
         let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat");
         let (mut input, output) = (cat.stdin.take().expect("piped"), cat.stdout.take().expect("piped"));
         let mut output = BufReader::new(output);
@@ -141,14 +168,15 @@ mod tests {
         };
         // What it does when it starts is over.
         echo(1).expect("it answers");
-        let (few, ()) = count(cat.id(), Unit::SystemCalls, || echo(10)).expect("it can be traced");
-        let (many, ()) = count(cat.id(), Unit::SystemCalls, || echo(30)).expect("it can be traced");
+        let steps = Steps::begin(cat.id()).expect("it can be traced");
+        let (few, ()) = steps.count(Unit::SystemCalls, || echo(10)).expect("it answers");
+        let (many, ()) = steps.count(Unit::SystemCalls, || echo(30)).expect("it answers");
         // One read and one write for each line; the read it stood in is not seen to begin.
         assert!((38..=42).contains(&(many - few)), "{few} and {many}");
-        let (instructions, ()) = count(cat.id(), Unit::Instructions, || echo(3)).expect("it can be traced");
+        let (instructions, ()) = steps.count(Unit::Instructions, || echo(3)).expect("it answers");
+        drop(steps);
         assert!((10..10_000).contains(&instructions), "{instructions}");
-        echo(1).expect("it goes on");
-        drop(input);
-        assert!(cat.wait().expect("it ends").success());
+        cat.kill().expect("it is ours");
+        cat.wait().expect("it ends");
     }
 }
