@@ -62,7 +62,7 @@ fn a_region_that_became_larger_with_the_volume_is_recorded_anew() {
     rig = rig.recover(1, Crash::Process).expect("detached");
     write(&rig, 200..201, 1);
     rig.disks.origin.resize(17 << 30);
-    block_on(rig.volume.grow(&rig.disks)).expect("it grew");
+    block_on(rig.volume.grow(&rig.control)).expect("it grew");
     rig = rig.recover(2, Crash::Process).expect("recovered");
     write(&rig, 5000..5001, 2);
     rig = rig.recover(3, Crash::Process).expect("recovered");
@@ -153,7 +153,7 @@ fn after_a_growth_nothing_is_saved_that_was_not_needed_before() {
     write(&rig, 500..510, 1);
     assert_eq!(saved(&rig), 10);
     rig.disks.origin.resize(128 << 20);
-    block_on(rig.volume.grow(&rig.disks)).expect("it grew");
+    block_on(rig.volume.grow(&rig.control)).expect("it grew");
     write(&rig, SOME, 2);
     write(&rig, 500..510, 2);
     write(&rig, 20_000..20_100, 2);

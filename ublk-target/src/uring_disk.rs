@@ -22,7 +22,7 @@ const ZERO_PIECE_BYTES: usize = 128 << 10;
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
 
 /// A thread's io_uring, as far as a disk needs one.
-pub trait Ring {
+pub trait Ring: 'static {
     /// Submits one request and gives its result: what the kernel put in the completion.
     ///
     /// # Safety

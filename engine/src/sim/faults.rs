@@ -34,6 +34,8 @@ pub enum Effect {
     Misdirect(u64),
     /// It is passed over so many times before it completes.
     Delay(u32),
+    /// It neither completes nor fails until the device is released.
+    Stall,
 }
 
 impl Effect {
@@ -79,6 +81,11 @@ impl Fault {
     pub fn silent(effect: Effect, from: u64) -> Fault {
         assert!(effect.is_silent());
         Fault { effect, ..Fault::once(FaultTarget::Write, from) }
+    }
+
+    /// Every matching operation from the `from`-th on hangs until the device is released.
+    pub fn stall(target: FaultTarget, from: u64) -> Fault {
+        Fault { effect: Effect::Stall, ..Fault::persistent(target, from) }
     }
 
     /// Only operations that touch these bytes.
@@ -134,12 +141,17 @@ impl Faults {
         self.active.retain(|fault| !fault.effect.is_silent());
     }
 
+    /// From now on nothing hangs.
+    pub fn clear_stalls(&mut self) {
+        self.active.retain(|fault| fault.effect != Effect::Stall);
+    }
+
     /// The faults that may still strike.
     pub fn active(&self) -> &[Fault] {
         &self.active
     }
 
-    /// What was struck since the device was made; delays are not counted.
+    /// What was struck since the device was made; delays and stalls are not counted.
     pub fn strikes(&self) -> &[Strike] {
         &self.strikes
     }
@@ -170,7 +182,7 @@ impl Faults {
             (effect, _) => effect,
         };
         assert!(!effect.is_silent() || target == FaultTarget::Write, "only writes are lost or go astray");
-        if !matches!(effect, Effect::Delay(_)) {
+        if !matches!(effect, Effect::Delay(_) | Effect::Stall) {
             self.strikes.push(Strike { target, range_bytes, effect });
         }
         Some(effect)

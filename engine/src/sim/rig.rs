@@ -9,6 +9,7 @@ use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, Disks};
 use crate::error::Result;
 use crate::lane::Lane;
+use crate::lateness::SaveDeadline;
 use crate::snapshot::{BrokenReason, Consistency, Snapshot, SnapshotName, SnapshotOptions};
 use crate::volume::{self, Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use std::rc::Rc;
@@ -50,6 +51,10 @@ impl BrokenLog for StateDirectory {
         }
         !self.failing
     }
+
+    fn clear(&self) {
+        StateDirectory::clear(self);
+    }
 }
 
 /// Options for a store with segments of `segment_bytes`, on the one host that simulations know.
@@ -76,6 +81,7 @@ pub fn open_options(lanes: u16, limits: Limits, state: &StateDirectory) -> OpenO
         accept: Accept::default(),
         broken_elsewhere: state.recorded(),
         broken_log: Box::new(state.clone()),
+        save_deadline: SaveDeadline::default(),
         limits,
     }
 }
@@ -115,8 +121,19 @@ impl Rig {
 
     /// Attaches an existing store.
     pub fn attach(disks: Disks<SimDisk>, limits: Limits, state: StateDirectory) -> Result<Rig> {
+        Rig::attach_with(disks, limits, state, SaveDeadline::default())
+    }
+
+    /// Attaches an existing store whose saves have this deadline.
+    pub fn attach_with(
+        disks: Disks<SimDisk>,
+        limits: Limits,
+        state: StateDirectory,
+        save_deadline: SaveDeadline,
+    ) -> Result<Rig> {
         let disks = Rc::new(disks);
-        let volume = block_on(Volume::open(&disks, open_options(2, limits, &state)))?;
+        let options = OpenOptions { save_deadline, ..open_options(2, limits, &state) };
+        let volume = block_on(Volume::open(&disks, options))?;
         let lane = Lane::new(Arc::clone(&volume), 0, Rc::clone(&disks));
         let control = Lane::new(Arc::clone(&volume), 1, Rc::clone(&disks));
         Ok(Rig { disks, volume, lane, control, state, limits })

@@ -56,6 +56,9 @@ impl Volume {
 
     async fn background_unit<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
         let disks = lane.disks();
+        if self.come_back_from_lateness(lane).await? {
+            return Ok(true);
+        }
         {
             let mut ledger = self.ledger.lock().await;
             if self.record_failed_flush(&mut ledger, disks).await || self.release_retired(&mut ledger) {

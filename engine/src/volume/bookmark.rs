@@ -44,6 +44,7 @@ impl Volume {
     pub async fn bookmarks(&self) -> Vec<Snapshot> {
         let ledger = self.ledger.lock().await;
         let records = ledger.catalog.state().snapshots.values();
-        records.filter(|record| record.is_bookmark()).map(Snapshot::from_record).collect()
+        let bookmarks = records.filter(|record| record.is_bookmark()).map(Snapshot::from_record);
+        bookmarks.map(|bookmark| self.as_decided(bookmark)).collect()
     }
 }

@@ -10,6 +10,7 @@
 //! - What is in use in the snapshot is durable before the cut is reported (`maps.rs`); writes do not wait for that.
 
 use super::maps::CutEpochs;
+use super::seal::NO_EPOCH;
 use super::Volume;
 use crate::catalog::SNAPSHOTS_MAX;
 use crate::deadline::Deadline;
@@ -42,7 +43,7 @@ impl Volume {
         self.cut_observer.get().inspect(|observer| observer.writes_held());
     }
 
-    fn release_writes(&self) {
+    pub(crate) fn release_writes(&self) {
         self.gate.open();
         self.cut_observer.get().inspect(|observer| observer.writes_released());
     }
@@ -74,6 +75,7 @@ impl Volume {
     ) -> Result<Snapshot> {
         self.flush_origin(disks).await?;
         let mut ledger = deadline.bound(self.ledger.lock()).await.ok_or_else(timed_out)?;
+        self.lateness.refuse("snapshot", NO_EPOCH)?;
         refuse_duplicate(&ledger, name)?;
         let next = self.prepare_epoch(self.size_blocks(), Keeping::Images);
         let snapshot = Snapshot {
@@ -96,6 +98,7 @@ impl Volume {
         }
         // What the catalog would refuse it refuses now, and makes its room now, while writes go on.
         ledger.catalog.prepare_append(&disks.store, &items).await?;
+        self.lateness.refuse("snapshot", snapshot.epoch)?;
         self.hold_writes();
         if let Err(error) = self.drain_and_flush(disks, deadline).await {
             planted!("gate-left-closed", return Err(error));
@@ -104,7 +107,7 @@ impl Volume {
             self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
             return Err(error);
         }
-        let result = ledger.catalog.append(&disks.store, &items).await;
+        let result = self.append_behind_gate(&mut ledger, disks, &items).await;
         let result = planted!("doubtful-cut-not-switched", Ok(result.inspect_err(|_| self.gate.open())?), result);
         if result.is_err() {
             // In doubt. The epoch switches, so that the snapshot is exact should it reappear.
@@ -119,8 +122,20 @@ impl Volume {
         drop(ledger);
         self.keep_map_of_cut(disks, &cut).await;
         result?;
+        self.refuse_late_cut(&snapshot)?;
         self.stats.cuts.add(1);
         Ok(snapshot)
+    }
+
+    /// The store may have been given up while the cut waited for it: then writes went on that the snapshot has to lack.
+    fn refuse_late_cut(&self, snapshot: &Snapshot) -> Result<()> {
+        match self.lateness.as_decided(snapshot.clone()).broken {
+            None => Ok(()),
+            Some((_, reason)) => {
+                let message = format!("snapshot {} broke while it was being taken: {reason}", snapshot.name);
+                Err(Error::new(ErrorKind::Broken, "snapshot", "store").saying(message))
+            }
+        }
     }
 
     /// With the gate closed: waits for origin writes in flight, then makes them durable, within the deadline.

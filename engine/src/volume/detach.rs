@@ -16,6 +16,10 @@ impl Volume {
         let _operation = self.operations.lock().await;
         self.refuse_closed("detach")?;
         self.restore.refuse("detach")?;
+        while self.lateness.gave_up() {
+            self.take_store_back(disks).await?;
+        }
+        let generation = self.lateness.generation();
         let flushed = self.flush_origin(disks).await;
         if !self.flush_failed.load(Ordering::SeqCst) {
             flushed?;
@@ -47,6 +51,9 @@ impl Volume {
         items.push(Item::SampleReset);
         items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await);
         ledger.catalog.append(&disks.store, &items).await?;
+        if self.lateness.is_marked() {
+            self.clear_late_mark(&mut ledger, disks, generation).await?;
+        }
         ledger
             .catalog
             .superblock_update(&disks.store, |superblock| {

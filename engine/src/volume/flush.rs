@@ -60,9 +60,14 @@ impl Volume {
     /// Passes a result on; a failed flush is in the catalog first.
     pub(crate) async fn record_if_flush_failed<D: Disk>(&self, disks: &Disks<D>, result: Result<()>) -> Result<()> {
         if matches!(&result, Err(error) if error.kind() == ErrorKind::FlushFailed) {
-            self.record_failed_flush(&mut *self.ledger.lock().await, disks).await;
+            self.record_latch(disks).await;
         }
         result
+    }
+
+    /// Writes the latch to the catalog if that is still to be done.
+    pub(crate) async fn record_latch<D: Disk>(&self, disks: &Disks<D>) {
+        self.record_failed_flush(&mut *self.ledger.lock().await, disks).await;
     }
 
     /// Writes the latch to the catalog if that is still to be done. True if it did.

@@ -209,7 +209,8 @@ fn group_of(starts: &[Epoch], epoch: Epoch) -> Option<usize> {
 impl Volume {
     /// A segment for the lane: from its reserve, which is topped up ahead of need; in the steady state without
     /// waiting for the catalog.
-    pub(crate) async fn take_segment<D: Disk>(&self, disks: &Disks<D>, lane: u16) -> Result<Handed> {
+    /// Fails where nothing is to be saved in that epoch any more.
+    pub(crate) async fn take_segment<D: Disk>(&self, disks: &Disks<D>, lane: u16, epoch: Epoch) -> Result<Handed> {
         loop {
             let view_left = self.views.left();
             {
@@ -223,6 +224,11 @@ impl Volume {
                 }
             }
             let mut ledger = self.ledger.lock().await;
+            let active = self.active_epoch();
+            if active.number != epoch || !active.needed.saving() {
+                let message = "nothing is to be saved in this epoch any more";
+                return Err(Error::new(ErrorKind::Closed, "save old content", "store").saying(message));
+            }
             let topped_up = self.top_up_reserve(&mut ledger, disks, lane, true).await?;
             drop(ledger);
             let is_empty = self.lanes[lane as usize].reserve.lock().expect("no holder of this lock panics").is_empty();

@@ -8,7 +8,7 @@
 
 use super::background::Activity;
 use super::ledger::Ledger;
-use super::seal::segment_items_of;
+use super::seal::{segment_items_of, NO_EPOCH};
 use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::entry::Entry;
@@ -142,7 +142,11 @@ impl Volume {
         // From here on no request takes the lock behind which the map of before is.
         cut.next.in_use.inherit();
         let holes = cut.before.in_use.holes();
-        match self.store_map(disks, Some(cut.next.number), &holes).await {
+        let kept = match self.lateness.refuse("keep an in-use map", cut.next.number) {
+            Ok(()) => self.store_map(disks, Some(cut.next.number), &holes).await,
+            late => late,
+        };
+        match kept {
             Ok(()) => self.forgo(cut, &holes),
             Err(error) => tracing::error!(%error, "in this snapshot everything counts as in use"),
         }
@@ -208,6 +212,8 @@ impl Volume {
         mut items: Vec<Item>,
     ) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
+        // Writes that were not recorded as made since the cut.
+        self.lateness.refuse("keep an in-use map", snapshot.unwrap_or(NO_EPOCH))?;
         let state = ledger.catalog.state();
         let of_cut = snapshot.filter(|_| run != NO_HOLES);
         // It may have broken meanwhile.

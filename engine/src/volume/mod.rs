@@ -20,6 +20,7 @@ mod detach;
 mod failure;
 mod flush;
 mod grow;
+mod late;
 mod ledger;
 pub(crate) mod maps;
 mod merge;
@@ -50,6 +51,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
 use crate::holes::Holes;
 use crate::lane::LaneShared;
+use crate::lateness::Lateness;
 use crate::run::PageCache;
 use crate::signal::Signal;
 use crate::snapshot::SnapshotPin;
@@ -116,6 +118,8 @@ pub struct Volume {
     /// Somebody waits for segments that readers of older views still hold: long readers are to leave.
     pub(crate) room_wanted: AtomicBool,
     pub(crate) stats: Counters,
+    /// Whether saves are late, and what was decided about it.
+    pub(crate) lateness: Lateness,
     /// There may be background work.
     pub(crate) work: Signal,
     /// What could not go on may try again.
@@ -171,10 +175,11 @@ impl Volume {
         Epoch(self.mark_horizon.load(Ordering::SeqCst))
     }
 
-    /// Snapshots or bookmarks came or went.
+    /// Snapshots or bookmarks came or went. What broke for lateness stays broken, whatever the catalog says so far.
     pub(crate) fn set_horizons(&self, ledger: &Ledger) {
-        self.horizon.store(ledger.horizon().0, Ordering::SeqCst);
-        self.mark_horizon.store(ledger.mark_horizon().0, Ordering::SeqCst);
+        let decided = self.lateness.decided();
+        self.horizon.store(ledger.horizon().max(decided.floor()).0, Ordering::SeqCst);
+        self.mark_horizon.store(ledger.mark_horizon().max(decided.floor()).0, Ordering::SeqCst);
     }
 
     #[inline]

@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts, NO_HOLES};
 use crate::gate::Gate;
 use crate::in_use::InUseMap;
+use crate::lateness::Lateness;
 use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -440,6 +441,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
         stats: Default::default(),
+        lateness: Lateness::new(options.save_deadline),
         work: Default::default(),
         retry: Default::default(),
         broken_log: options.broken_log,

@@ -144,7 +144,7 @@ impl Volume {
     pub(super) async fn pinned<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<Arc<SnapshotPin>> {
         let pin = {
             let ledger = self.ledger.lock().await;
-            let snapshot = ledger.snapshot(name)?;
+            let snapshot = self.as_decided(ledger.snapshot(name)?);
             if let Some((_, reason)) = &snapshot.broken {
                 let message = format!("snapshot {name} is broken: {reason}");
                 return Err(Error::new(ErrorKind::Broken, "open snapshot", "store").saying(message));

@@ -199,6 +199,8 @@ impl Volume {
             let message = format!("snapshot {name} broke while the state before was cut; the volume is as it was");
             return Err(Error::new(ErrorKind::Broken, "restore", "store").saying(message));
         }
+        // From here on no snapshot breaks because the store is late.
+        let _begins = self.lateness.restore_begins(target_epoch)?;
         let map = ledger.catalog.state().maps.get(&target_epoch).copied().unwrap_or(NO_HOLES);
         let items = [Item::RestorePut { target_epoch, before_epoch, cursor_block: 0 }, Item::LiveMap { run: map }];
         ledger.catalog.admit(&items)?;

@@ -13,6 +13,8 @@
 //! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log. Where it cannot be
 //!   flushed the latest contents stay: an attach may then ask without reason, but never passes over a change.
 //! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves.
+//! - While the store is given up for lateness watched blocks are written unlogged, and the state directory says so. Then
+//!   the watch is set up anew.
 
 mod hashes;
 mod places;
@@ -23,10 +25,11 @@ pub(crate) use verify::verify_origin;
 
 use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
-use crate::lane::Content;
+use crate::lane::{Content, Lane};
 use crate::sync::lock::{Mutex, MutexGuard};
+use crate::sync::Arc;
 use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES};
 use crate::volume::Volume;
 use hashes::{hash_sectors, read_blocks, SectorHashes};
@@ -34,6 +37,7 @@ pub(crate) use places::WatchedBlocks;
 use places::{Places, WATCHED_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Contents logged of one block before the origin is flushed and the log shortened.
 const LOGGED_MAX: usize = 32;
@@ -113,21 +117,20 @@ impl Watch {
     }
 
     /// Logs the hashes that a write will leave in watched blocks. No other such write begins before the guard is
-    /// dropped, or given to [`Watch::overwritten`].
+    /// dropped, or given to [`Watch::overwritten`]. `None`: the store was given up first; the caller tests again.
     pub(crate) async fn log_overwrite<D: Disk>(
         &self,
-        volume: &Volume,
-        disks: &Disks<D>,
+        lane: &Lane<D>,
         offset: u64,
         content: &Content<'_>,
-    ) -> WatchedWrite<'_> {
+    ) -> Option<WatchedWrite<'_>> {
         let range = blocks_touched(offset, content.length_bytes());
-        let mut log = self.log.lock().await;
+        let mut log = lane.in_time(self.log.lock()).await?;
         let mut coming = BTreeMap::new();
         let watched: Vec<BlockIndex> = log.contents.range(range).map(|(&block, _)| block).collect();
         let mut start_anew = false;
         for block in watched {
-            let Ok(image) = self.image_after(volume, disks, block, offset, content).await else {
+            let Ok(image) = self.image_after(lane.volume(), lane.disks(), block, offset, content).await else {
                 tracing::warn!(block, "a watched block of the origin cannot be read; it is no longer watched");
                 log.contents.remove(&block);
                 start_anew = true;
@@ -141,29 +144,28 @@ impl Watch {
             }
         }
         if log.is_long() {
-            self.shorten(volume, disks, &mut log, &coming).await;
+            self.shorten(lane, &mut log, &coming).await;
             start_anew = true;
         }
         let add = |(&block, &hashes): (&BlockIndex, &SectorHashes)| Item::WatchAdd { block, hashes };
         let items: Vec<Item> = if start_anew { log.items() } else { coming.iter().map(add).collect() };
-        record(volume, disks, &items).await;
-        log
+        record(lane, items).await;
+        Some(log)
     }
 
     /// Ends a write to watched blocks, whether or not it went well. Where it may have changed the partition table, the
     /// watch moves to where the partitions are now.
     pub(crate) async fn overwritten<D: Disk>(
         &self,
-        volume: &Volume,
-        disks: &Disks<D>,
+        lane: &Lane<D>,
         mut log: WatchedWrite<'_>,
         range: Range<BlockIndex>,
     ) {
         if log.table.range(range).next().is_none() {
             return;
         }
-        let places = Places::find(&disks.origin, log.size_bytes, log.contents.keys().copied()).await;
-        if let Err(error) = self.move_to(volume, disks, &mut log, places).await {
+        let places = Places::find(&lane.disks().origin, log.size_bytes, log.contents.keys().copied()).await;
+        if let Err(error) = self.move_to(lane, &mut log, places).await {
             tracing::error!(%error, "the partition table was written; partitions that are new are not watched");
         }
     }
@@ -171,12 +173,11 @@ impl Watch {
     /// Flushes the origin, so that of every block only what it holds now can be there, and what is coming.
     async fn shorten<D: Disk>(
         &self,
-        volume: &Volume,
-        disks: &Disks<D>,
+        lane: &Lane<D>,
         log: &mut WatchLog,
         coming: &BTreeMap<BlockIndex, SectorHashes>,
     ) {
-        if let Err(error) = volume.flush_origin(disks).await {
+        if let Err(error) = lane.flush_origin().await {
             tracing::error!(%error, "the watch on the origin keeps only the latest contents");
             let share = LOGGED_MAX.min(1 + LOGGED_MORE_MAX / log.contents.len());
             for known in log.contents.values_mut() {
@@ -187,7 +188,7 @@ impl Watch {
         // A block with a single content holds just that.
         let several = log.contents.extract_if(.., |_, known| known.len() > 1);
         let several = Vec::from_iter(several.map(|(block, _)| block));
-        let mut present = read_blocks(&disks.origin, &self.key, log.size_bytes, several).await;
+        let mut present = read_blocks(&lane.disks().origin, &self.key, log.size_bytes, several).await;
         for (block, hashes) in coming {
             present.entry(*block).and_modify(|known| known.push(*hashes));
         }
@@ -195,13 +196,7 @@ impl Watch {
     }
 
     /// Watches other places from now on.
-    async fn move_to<D: Disk>(
-        &self,
-        volume: &Volume,
-        disks: &Disks<D>,
-        log: &mut WatchLog,
-        places: Places,
-    ) -> Result<()> {
+    async fn move_to<D: Disk>(&self, lane: &Lane<D>, log: &mut WatchLog, places: Places) -> Result<()> {
         let Places { blocks, table, size_bytes } = places;
         // The last block of a volume that grows gets sectors that were not looked at.
         let cut_off = (!log.size_bytes.is_multiple_of(BLOCK_BYTES as u64) && log.size_bytes != size_bytes)
@@ -213,13 +208,13 @@ impl Watch {
         if !new.is_empty() || log.contents.keys().any(is_gone) {
             if !new.is_empty() {
                 // Who is inside the gate may still write them unlogged; after this they come here first, and wait.
-                self.announce(volume, log.contents.keys().chain(&new).copied()).await;
-                volume.flush_origin(disks).await?;
-                log.contents.extend(read_blocks(&disks.origin, &self.key, size_bytes, new).await);
+                self.announce(lane, log.contents.keys().chain(&new).copied()).await?;
+                lane.flush_origin().await?;
+                log.contents.extend(read_blocks(&lane.disks().origin, &self.key, size_bytes, new).await);
             }
             log.contents.retain(|block, _| !is_gone(block));
-            record(volume, disks, &log.items()).await;
-            self.announce(volume, log.contents.keys().copied()).await;
+            record(lane, log.items()).await;
+            self.announce(lane, log.contents.keys().copied()).await?;
         }
         log.table = table;
         log.size_bytes = size_bytes;
@@ -227,14 +222,19 @@ impl Watch {
     }
 
     /// Tells everybody which blocks are watched. Afterwards nobody writes as of before.
-    async fn announce(&self, volume: &Volume, blocks: impl Iterator<Item = BlockIndex>) {
+    async fn announce<D: Disk>(&self, lane: &Lane<D>, blocks: impl Iterator<Item = BlockIndex>) -> Result<()> {
+        let volume = lane.volume();
         // Whoever closes the gate holds the ledger.
-        let _ledger = volume.ledger.lock().await;
+        let _ledger = lane.in_time(volume.ledger.lock()).await.ok_or_else(|| {
+            let message = "the store does not answer in time";
+            Error::new(ErrorKind::TimedOut, "watch the disk", "store").saying(message)
+        })?;
         volume.gate.close();
         let drained = volume.gate.drain(&Deadline::new()).await;
         assert!(drained, "a deadline that nobody expires does not come");
         self.blocks.replace(blocks);
         volume.gate.open();
+        Ok(())
     }
 
     /// The block as it will be after the write.
@@ -264,39 +264,67 @@ impl Watch {
     }
 
     /// The volume is about to grow to `size_bytes`: until [`Watch::has_grown`] the last blocks of both sizes are watched.
-    pub(crate) async fn is_about_to_grow<D: Disk>(
-        &self,
-        volume: &Volume,
-        disks: &Disks<D>,
-        size_bytes: u64,
-    ) -> Result<()> {
+    pub(crate) async fn is_about_to_grow<D: Disk>(&self, lane: &Lane<D>, size_bytes: u64) -> Result<()> {
         let mut log = self.log.lock().await;
-        let places = Places::find(&disks.origin, size_bytes, log.contents.keys().copied()).await;
-        self.move_to(volume, disks, &mut log, places.and_the_end_of(volume.size_bytes())).await
+        let places = Places::find(&lane.disks().origin, size_bytes, log.contents.keys().copied()).await;
+        self.move_to(lane, &mut log, places.and_the_end_of(lane.volume().size_bytes())).await
     }
 
     /// The volume has grown: from now on only its new last blocks are watched.
-    pub(crate) async fn has_grown<D: Disk>(&self, volume: &Volume, disks: &Disks<D>) {
+    pub(crate) async fn has_grown<D: Disk>(&self, lane: &Lane<D>) {
         let mut log = self.log.lock().await;
-        let places = Places::find(&disks.origin, volume.size_bytes(), log.contents.keys().copied()).await;
-        if let Err(error) = self.move_to(volume, disks, &mut log, places).await {
+        let size_bytes = lane.volume().size_bytes();
+        let places = Places::find(&lane.disks().origin, size_bytes, log.contents.keys().copied()).await;
+        if let Err(error) = self.move_to(lane, &mut log, places).await {
             tracing::error!(%error, "the volume has grown; what is new of its partitions is not watched");
         }
+    }
+
+    /// After a time in which watched blocks were written unlogged: what the origin holds now is what is logged, durably.
+    pub(crate) async fn set_up_anew<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
+        let (volume, origin) = (lane.volume(), &lane.disks().origin);
+        let mut log = self.log.lock().await;
+        let places = Places::find(origin, log.size_bytes, log.contents.keys().copied()).await;
+        self.move_to(lane, &mut log, places).await?;
+        let is_durable = lane.flush_origin().await.is_ok();
+        let present = read_blocks(origin, &self.key, log.size_bytes, log.contents.keys().copied()).await;
+        if is_durable {
+            log.contents = present;
+        } else {
+            // Older contents may come back: they stay legal.
+            log.contents.retain(|block, _| present.contains_key(block));
+            for (block, hashes) in present {
+                let known = log.contents.get_mut(&block).expect("only blocks of the log were read");
+                known.extend(hashes.into_iter().filter(|one| !known.contains(one)).collect::<Vec<_>>());
+            }
+        }
+        let mut ledger = volume.ledger.lock().await;
+        ledger.catalog.append(&lane.disks().store, &log.items()).await
     }
 }
 
 /// Makes items durable. Where the store does not take them they stay due: the next catalog record brings them along.
-/// Production does not wait for that; a crash before makes the attach ask the owner.
-async fn record<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
+/// Production does not wait for that; a crash before makes the attach ask the owner. Nor does it wait longer than for the
+/// store to be given up; then all of the log is written anew later.
+async fn record<D: Disk>(lane: &Lane<D>, items: Vec<Item>) {
     if items.is_empty() {
         return;
     }
-    let mut ledger = volume.ledger.lock().await;
-    if let Err(error) = ledger.catalog.append(&disks.store, items).await {
-        tracing::error!(%error, "the watch on the origin could not be kept up");
-        // What the catalog refuses for good it would refuse from memory, too.
-        if ledger.catalog.admit(items).is_ok() {
-            ledger.in_memory(items);
+    let (volume, disks) = (Arc::clone(lane.volume()), Rc::clone(lane.disks()));
+    let generation = volume.lateness.generation();
+    lane.errand(async move {
+        let mut ledger = volume.ledger.lock().await;
+        if volume.lateness.generation() != generation {
+            // Left behind: what is on the store may be newer by now.
+            return;
         }
-    }
+        if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
+            tracing::error!(%error, "the watch on the origin could not be kept up");
+            // What the catalog refuses for good it would refuse from memory, too.
+            if ledger.catalog.admit(&items).is_ok() {
+                ledger.in_memory(&items);
+            }
+        }
+    })
+    .await;
 }

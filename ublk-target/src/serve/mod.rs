@@ -14,6 +14,8 @@ mod exports;
 mod handler;
 mod nbd_thread;
 mod open;
+mod sight;
+mod timekeeper;
 mod worker;
 
 use crate::config::{Frontend, VolumeConfig};
@@ -136,7 +138,9 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         stop: stopped.clone(),
     };
     let nbd = service.start()?;
+    let last_seen = std::cell::RefCell::new(sight::Sight::of(&volume).await);
     let worker = Rc::new(Worker {
+        last_seen,
         config: config.clone(),
         paths: volume_paths.clone(),
         lane: Rc::new(Lane::new(volume.clone(), CONTROL_LANE, disks.clone())),
@@ -155,7 +159,8 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         administration: Default::default(),
         _lock: lock,
     });
-    // From here on the volume may be written, and saving needs the background work.
+    // From here on the volume may be written, and saving needs the background work and the time.
+    timekeeper::start(worker.volume.clone(), config.save_deadline())?;
     worker.start_background();
     start_block_devices(&worker, left, left_device, queues, config.queue_depth()).await?;
     let control = PrivateListener::bind(&volume_paths.control_socket())?;

@@ -104,12 +104,13 @@ pub async fn open_volume(
         accept,
         broken_elsewhere: mark.read(),
         broken_log: Box::new(mark.clone()),
+        save_deadline: config.save_deadline(),
         limits: Limits::default(),
     };
     let had_mark = options.broken_elsewhere.is_some();
     let volume = Volume::open(&disks, options).await.map_err(|error| with_devices(error, config))?;
     if had_mark {
-        mark.clear();
+        mark.remove();
     }
     Ok((volume, disks, identity))
 }

@@ -381,7 +381,7 @@ impl Context {
     /// Makes the volume as large as its origin.
     pub(super) async fn grow(self) {
         let number = self.shared.begin("grow");
-        let result = self.volume.grow(&self.disks).await;
+        let result = self.volume.grow(self.lanes.last().expect("the last is the background's")).await;
         result.as_ref().err().inspect(|error| self.note_latch(error));
         let kind = result.as_ref().err().map(Error::kind);
         if kind.is_some_and(|kind| kind != ErrorKind::Busy && !self.excused(kind)) {

@@ -1,0 +1,197 @@
+//! When saves wait too long: the store is given up, so that writes go on without it, and taken back when it works.
+//!
+//! To give up takes no disk and not the ledger, whose holder may be the one that waits. What the catalog cannot be told
+//! stands in the state directory until it can.
+//!
+//! Invariants:
+//! - It is durable in the state directory that the snapshots are broken, and readers of them are refused, before the
+//!   first overwrite that nobody saved. Where that cannot be recorded writes go on waiting.
+//! - What breaks is every snapshot and bookmark up to the epoch behind the active one: a cut that is under way may have
+//!   put that number on the store. No cut that begins before the store is taken back makes a snapshot that is whole.
+//! - While a restore is under way nothing breaks: writes wait.
+//! - The store is taken back by the background, which has the ledger: the catalog has the broken marks and knows that the
+//!   in-use map is not to be believed; then the epoch is switched, so that what is cut afterwards has a younger one; then
+//!   the watch is set up anew; only then the mark in the state directory goes.
+
+use super::ledger::Ledger;
+use super::Volume;
+use crate::deadline::Deadline;
+use crate::disk::{Disk, Disks};
+use crate::error::Result;
+use crate::format::item::{Item, VolumeFacts, NO_HOLES};
+use crate::lane::Lane;
+use crate::lateness::{LatenessReport, OnLate};
+use crate::snapshot::{BrokenReason, Snapshot};
+use crate::sync::atomic::Ordering;
+use crate::units::Epoch;
+use crate::waits::Waits;
+use std::pin::pin;
+
+impl Volume {
+    /// Tells the volume the time, by a clock that never goes back: at least four times in a save deadline, and once a
+    /// second. Decides what becomes of writes that have waited for the store until the deadline: they are let go at the
+    /// first call after it. May block as [`super::BrokenLog`] may.
+    pub fn keep_time(&self, now_ms: u64) {
+        self.lateness.advance(now_ms);
+        let oldest_ms = self.waits().filter_map(Waits::oldest_ms).min();
+        if self.lateness.judge(oldest_ms) && self.lateness.deadline.on_late == OnLate::Break {
+            self.give_up_late_store();
+        }
+    }
+
+    /// How late saves are, and were. Waits for nothing.
+    pub fn lateness(&self) -> LatenessReport {
+        self.lateness.report()
+    }
+
+    /// A snapshot as it is, where the catalog may not say so yet: one that was listed before the store was given up.
+    pub fn as_decided(&self, snapshot: Snapshot) -> Snapshot {
+        self.lateness.as_decided(snapshot)
+    }
+
+    fn waits(&self) -> impl Iterator<Item = &Waits> {
+        self.lanes.iter().map(|lane| &lane.waits).chain([&self.lateness.operations])
+    }
+
+    /// Breaks every snapshot and bookmark without the store, and lets the writes go that wait for it. The order of its
+    /// steps is the one of the head, and of lateness.rs.
+    fn give_up_late_store(&self) {
+        let mut decided = self.lateness.decided();
+        if self.lateness.gave_up() {
+            return;
+        }
+        if decided.restore_begins() || self.restore.target().is_some() {
+            tracing::error!("a restore is under way, so no snapshot breaks for it: writes wait for the store");
+            return;
+        }
+        let active = self.active_epoch();
+        let through = active.number.next();
+        let deadline_ms = self.lateness.deadline.deadline_ms;
+        let reason = format!("the store did not answer within {deadline_ms} ms, so before-images could not be kept");
+        let recorded = planted!("late-break-recorded-afterwards")
+            || self.record_elsewhere(|elsewhere| {
+                elsewhere.through = elsewhere.through.max(through);
+                elsewhere.reason.clone_from(&reason);
+            });
+        if !recorded {
+            tracing::error!("broken snapshots can be recorded nowhere; writes wait for the store");
+            return;
+        }
+        tracing::error!("{reason}: all snapshots of the volume are broken, writes go on without the store");
+        if !planted!("late-readers-not-refused") {
+            self.raise_horizons(through.next());
+        }
+        self.lateness.give_up(&mut decided, through, reason);
+        active.needed.stop();
+        drop(decided);
+        self.waits().for_each(Waits::wake_all);
+        self.retry.notify();
+        self.work.notify();
+    }
+
+    /// No snapshot and no bookmark older than this is readable any more.
+    fn raise_horizons(&self, floor: Epoch) {
+        self.horizon.fetch_max(floor.0, Ordering::SeqCst);
+        self.mark_horizon.fetch_max(floor.0, Ordering::SeqCst);
+    }
+
+    /// Appends with the gate closed and drained. Where the store is given up meanwhile the gate is open until the append
+    /// is done; then it is closed and drained again.
+    pub(crate) async fn append_behind_gate<D: Disk>(
+        &self,
+        ledger: &mut Ledger,
+        disks: &Disks<D>,
+        items: &[Item],
+    ) -> Result<()> {
+        let mut append = pin!(ledger.catalog.append(&disks.store, items));
+        let in_time = {
+            let wait = self.lateness.begin(&self.lateness.operations);
+            self.lateness.in_time(&wait, append.as_mut()).await
+        };
+        if let Some(result) = in_time {
+            return result;
+        }
+        self.release_writes();
+        let result = append.await;
+        self.gate.close();
+        let drained = self.gate.drain(&Deadline::new()).await;
+        assert!(drained, "a deadline that nobody expires does not come");
+        result
+    }
+
+    /// One step on the way back after the store was given up. True if there was one.
+    pub(crate) async fn come_back_from_lateness<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
+        if self.lateness.gave_up() {
+            self.take_store_back(lane.disks()).await?;
+            return Ok(true);
+        }
+        if !self.lateness.is_marked() {
+            return Ok(false);
+        }
+        let generation = self.lateness.generation();
+        self.watch.set_up_anew(lane).await?;
+        self.clear_late_mark(&mut *self.ledger.lock().await, lane.disks(), generation).await?;
+        Ok(true)
+    }
+
+    /// The store has what only the state directory had, and is used again.
+    pub(crate) async fn take_store_back<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        let mut ledger = self.ledger.lock().await;
+        planted!("late-break-recorded-afterwards", {
+            let through = self.lateness.through();
+            self.record_elsewhere(|elsewhere| elsewhere.through = elsewhere.through.max(through))
+        });
+        self.record_late_break(&mut ledger, disks).await?;
+        let next = self.prepare_epoch(self.size_blocks(), ledger.keeping());
+        self.switch_quietly_and(&mut ledger, next, || self.lateness.take_back()).await;
+        tracing::info!("the store works again; new snapshots can be taken");
+        Ok(())
+    }
+
+    /// Makes durable in the catalog that the snapshots broke, and that the in-use map was not kept up.
+    async fn record_late_break<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>) -> Result<()> {
+        let through = self.lateness.through();
+        let broken: Vec<Epoch> = ledger.marked().filter(|epoch| *epoch <= through).collect();
+        let items: Vec<Item> = broken
+            .iter()
+            .map(|epoch| {
+                let snapshot = Snapshot::from_record(&ledger.catalog.state().snapshots[epoch]);
+                let snapshot = self.lateness.as_decided(snapshot);
+                assert!(matches!(snapshot.broken, Some((BrokenReason::StoreFailed, _))));
+                tracing::error!(snapshot = %snapshot.name, "snapshot broken");
+                Item::SnapshotPut(snapshot.to_record())
+            })
+            .collect();
+        for some in items.chunks(64) {
+            ledger.catalog.append(&disks.store, some).await?;
+        }
+        self.stats.snapshots_broken.add(broken.len() as u64);
+        self.set_horizons(ledger);
+        ledger.may_be_dead = true;
+        // A second record, so that losing the last one does not bring a snapshot back.
+        let items = [self.facts(ledger), Item::LiveMap { run: NO_HOLES }];
+        ledger.catalog.append(&disks.store, &items).await
+    }
+
+    fn facts(&self, ledger: &Ledger) -> Item {
+        let facts = ledger.catalog.state().volume;
+        Item::Volume(VolumeFacts { flush_failed: facts.flush_failed || self.is_flush_failed(), ..facts })
+    }
+
+    /// The mark in the state directory goes, unless the store was given up again since that generation.
+    pub(crate) async fn clear_late_mark<D: Disk>(
+        &self,
+        ledger: &mut Ledger,
+        disks: &Disks<D>,
+        generation: u64,
+    ) -> Result<()> {
+        // What else only the state directory has is in the catalog then.
+        let facts = self.facts(ledger);
+        ledger.catalog.append(&disks.store, &[facts]).await?;
+        self.lateness.unmark(generation, || {
+            *self.elsewhere.lock().expect("no holder of this lock panics") = super::BrokenElsewhere::default();
+            self.broken_log.clear();
+        });
+        Ok(())
+    }
+}
