@@ -151,7 +151,7 @@ impl Faults {
         &self.active
     }
 
-    /// What was struck since the device was made; delays and stalls are not counted.
+    /// What was struck since the device was made; delays are not counted.
     pub fn strikes(&self) -> &[Strike] {
         &self.strikes
     }
@@ -182,7 +182,7 @@ impl Faults {
             (effect, _) => effect,
         };
         assert!(!effect.is_silent() || target == FaultTarget::Write, "only writes are lost or go astray");
-        if !matches!(effect, Effect::Delay(_) | Effect::Stall) {
+        if !matches!(effect, Effect::Delay(_)) {
             self.strikes.push(Strike { target, range_bytes, effect });
         }
         Some(effect)

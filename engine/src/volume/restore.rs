@@ -200,7 +200,10 @@ impl Volume {
             return Err(Error::new(ErrorKind::Broken, "restore", "store").saying(message));
         }
         // From here on no snapshot breaks because the store is late.
-        let _begins = self.lateness.restore_begins(target_epoch)?;
+        let _begins = self.lateness.restore_begins(target_epoch).map_err(|error| {
+            let message = "the store was given up while the state before was cut; the volume is as it was";
+            Error::new(ErrorKind::Broken, "restore", "store").saying(message).caused_by(error)
+        })?;
         let map = ledger.catalog.state().maps.get(&target_epoch).copied().unwrap_or(NO_HOLES);
         let items = [Item::RestorePut { target_epoch, before_epoch, cursor_block: 0 }, Item::LiveMap { run: map }];
         ledger.catalog.admit(&items)?;

@@ -171,12 +171,7 @@ impl Watch {
     }
 
     /// Flushes the origin, so that of every block only what it holds now can be there, and what is coming.
-    async fn shorten<D: Disk>(
-        &self,
-        lane: &Lane<D>,
-        log: &mut WatchLog,
-        coming: &BTreeMap<BlockIndex, SectorHashes>,
-    ) {
+    async fn shorten<D: Disk>(&self, lane: &Lane<D>, log: &mut WatchLog, coming: &BTreeMap<BlockIndex, SectorHashes>) {
         if let Err(error) = lane.flush_origin().await {
             tracing::error!(%error, "the watch on the origin keeps only the latest contents");
             let share = LOGGED_MAX.min(1 + LOGGED_MORE_MAX / log.contents.len());

@@ -4,11 +4,11 @@
 mod places;
 mod stage;
 
+use cairn_engine::deadline::Deadline;
 use cairn_engine::error::ErrorKind;
 use cairn_engine::lateness::OnLate;
 use cairn_engine::sim::rig::{snapshot_name, snapshot_options, StateDirectory};
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget};
-use cairn_engine::deadline::Deadline;
 use fastrand::Rng;
 use places::{breaking, PLACES};
 use stage::{Scene, Stage, BLOCKS, DEADLINE_MS, HOLE, TICKS};
@@ -82,7 +82,12 @@ fn without_a_policy_writes_wait_and_nothing_breaks() {
             assert!(report.late_for_ms.is_some_and(|late_for_ms| late_for_ms >= 2 * DEADLINE_MS), "{}", place.name);
             stage.rig.disks.store.release();
             stage.go();
-            assert!(requests.iter().all(|request| request.is_finished()), "{}: {}", place.name, stage.scheduler.hanging());
+            assert!(
+                requests.iter().all(|request| request.is_finished()),
+                "{}: {}",
+                place.name,
+                stage.scheduler.hanging()
+            );
             stage.tick();
             assert_eq!(stage.rig.volume.lateness().late_for_ms, None);
             if !place.fails {

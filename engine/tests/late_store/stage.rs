@@ -223,10 +223,8 @@ impl Stage {
 
     /// The machine stops now, and its devices are attached again. This stage goes on as if nothing had happened.
     pub fn recovered(&self, seed: u64, crash: Crash) -> Rig {
-        let disks = Disks {
-            origin: self.rig.disks.origin.crash(seed, crash),
-            store: self.rig.disks.store.crash(!seed, crash),
-        };
+        let disks =
+            Disks { origin: self.rig.disks.origin.crash(seed, crash), store: self.rig.disks.store.crash(!seed, crash) };
         let state = StateDirectory::default();
         if let Some(recorded) = self.rig.state.recorded() {
             assert!(cairn_engine::volume::BrokenLog::record(&state, &recorded));

@@ -152,7 +152,8 @@ impl ControlHandler for Worker {
              --clear-failed-flush"
                 .to_owned()
         });
-        let waiting = |late_for_ms| format!("the store does not answer: a write has waited for it for {late_for_ms} ms");
+        let waiting =
+            |late_for_ms| format!("the store does not answer: a write has waited for it for {late_for_ms} ms");
         let of_store = lateness.given_up.clone().or_else(|| lateness.late_for_ms.map(waiting));
         let reasons: Vec<String> = of_disk.into_iter().chain(of_store).chain(of_snapshots).collect();
         let state = match (reasons.is_empty(), &lateness.given_up) {

@@ -17,6 +17,7 @@ mod operations;
 mod plan;
 mod restoring;
 mod shared;
+mod stalls;
 mod trouble;
 mod turns;
 

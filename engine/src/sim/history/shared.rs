@@ -34,6 +34,10 @@ pub(super) struct Shared {
     pub(super) deleting: Cell<usize>,
     /// Operations that were launched and have not ended.
     pub(super) underway: Cell<usize>,
+    /// Requests of production under way.
+    pub(super) production: Cell<usize>,
+    /// The time that the volume was told last.
+    pub(super) told_ms: Cell<u64>,
     /// Operations that were launched and have ended.
     pub(super) ended: Cell<u64>,
     journal: RefCell<VecDeque<String>>,
@@ -55,6 +59,8 @@ impl Shared {
             busy: RefCell::default(),
             deleting: Cell::new(0),
             underway: Cell::new(0),
+            production: Cell::new(0),
+            told_ms: Cell::new(0),
             ended: Cell::new(0),
             journal: RefCell::default(),
             failure: RefCell::default(),
@@ -94,6 +100,7 @@ impl Shared {
     pub(super) fn forget_underway(&self) {
         self.underway.set(0);
         self.deleting.set(0);
+        self.production.set(0);
         self.busy.borrow_mut().clear();
     }
 

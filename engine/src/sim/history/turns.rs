@@ -4,6 +4,7 @@
 //! - An operation ends by what the engine and its frontend do, ticks included; or it waits for the store because nothing
 //!   can record that snapshots are broken, and ends when the store is repaired.
 
+use super::stalls;
 use super::History;
 use crate::sim::executor::Handle;
 
@@ -30,6 +31,10 @@ impl History {
         let ended = self.shared.ended.get();
         self.rescues = if ended == self.ended_seen { self.rescues + 1 } else { 1 };
         self.ended_seen = ended;
+        if self.rescues > stalls::TICKS_MAX && self.context().disks.store.hanging() > 0 {
+            self.judge_stall();
+            self.rescues = 0;
+        }
         if self.rescues > RESCUES_MAX {
             let store_fails = !self.context().disks.store.faults().is_empty();
             if !self.shared.state.is_failing() || !store_fails {
