@@ -9,8 +9,8 @@
 //!   the others done, or not begun.
 //!
 //! Memory orders: to give up is, in this order, to record durably that the snapshots are broken, to raise the horizons
-//! (sequentially consistent), to set `given_up`, and to stop the needed map (release). A writer that finds the map
-//! stopped (acquire) or `given_up` set therefore comes after the record and the horizons; what it then puts on the
+//! (sequentially consistent), to set `given_up` and count it, and to stop the needed map (all release). A writer that
+//! finds any of these (acquire) therefore comes after the record and the horizons; what it then puts on the
 //! origin, a reader gets from the origin only after that, and looks at the horizon once more when it has it. The model
 //! is in `models/late.rs`.
 
@@ -22,7 +22,7 @@ use crate::units::Epoch;
 use crate::waits::{Wait, Waits};
 use std::future::{poll_fn, Future};
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 /// What is done when a write has waited for the store until the deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub(crate) struct Lateness {
     longest_ms: AtomicU64,
     times_late: AtomicU64,
     given_up: AtomicBool,
+    /// How often it was: whoever began to wait before the last time does not wait on, even if it was taken back since.
+    times_given_up: AtomicU64,
     decided: Mutex<Decided>,
     /// Of operations that hold writes back while they wait for the store.
     pub(crate) operations: Waits,
@@ -82,8 +84,6 @@ pub(crate) struct Decided {
     /// Snapshots and bookmarks up to here are broken, whatever the catalog says so far. 0: none.
     through: Epoch,
     reason: String,
-    /// How often the store was given up.
-    generation: u64,
     /// The state directory says so, still.
     marked: bool,
     /// Restores that are about to begin: no snapshot may break for lateness until they have, or have not.
@@ -105,6 +105,19 @@ impl Decided {
     }
 }
 
+/// A wait, and how often the store had been given up when it began.
+pub(crate) struct Waiting<'a> {
+    wait: Wait<'a>,
+    generation: u64,
+}
+
+impl Waiting<'_> {
+    /// Whom to wake when the store is given up. Before looking whether it was.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.wait.register(waker);
+    }
+}
+
 /// While it exists snapshots do not break for lateness.
 pub(crate) struct RestoreBegins<'a>(&'a Lateness);
 
@@ -122,6 +135,7 @@ impl Lateness {
             longest_ms: AtomicU64::new(0),
             times_late: AtomicU64::new(0),
             given_up: AtomicBool::new(false),
+            times_given_up: AtomicU64::new(0),
             decided: Mutex::default(),
             operations: Waits::default(),
         }
@@ -133,9 +147,10 @@ impl Lateness {
     }
 
     /// A wait for the store begins.
-    pub(crate) fn begin<'a>(&self, waits: &'a Waits) -> Wait<'a> {
+    pub(crate) fn begin<'a>(&self, waits: &'a Waits) -> Waiting<'a> {
         // Relaxed: a time, exact to a tick.
-        waits.begin(self.now_ms.load(Ordering::Relaxed))
+        let wait = waits.begin(self.now_ms.load(Ordering::Relaxed));
+        Waiting { wait, generation: self.generation() }
     }
 
     /// Whether the store was given up for lateness, and not taken back yet.
@@ -145,18 +160,23 @@ impl Lateness {
     }
 
     /// What `future` gives, if the store is not given up before. The future is one that may be dropped, or is polled on.
-    pub(crate) async fn in_time<T>(&self, wait: &Wait<'_>, future: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn in_time<T>(&self, wait: &Waiting<'_>, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         poll_fn(|context| {
             // Registered first, looked at second.
             wait.register(context.waker());
             match future.as_mut().poll(context) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if self.gave_up() && !planted!("late-store-never-late") => Poll::Ready(None),
+                Poll::Pending if self.is_over(wait) && !planted!("late-store-never-late") => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             }
         })
         .await
+    }
+
+    /// Whether the store was given up since this wait began, even if it was taken back meanwhile.
+    pub(crate) fn is_over(&self, wait: &Waiting<'_>) -> bool {
+        wait.generation != self.generation()
     }
 
     /// The time is `told_ms`, of whatever clock.
@@ -199,9 +219,9 @@ impl Lateness {
     pub(crate) fn give_up(&self, decided: &mut Decided, through: Epoch, reason: String) {
         decided.through = decided.through.max(through);
         decided.reason = reason;
-        decided.generation += 1;
         decided.marked = true;
         self.given_up.store(true, Ordering::Release);
+        self.times_given_up.fetch_add(1, Ordering::Release);
     }
 
     /// The store is used again. The gate is closed and drained.
@@ -212,7 +232,8 @@ impl Lateness {
 
     /// How often the store was given up so far.
     pub(crate) fn generation(&self) -> u64 {
-        self.decided().generation
+        // Pairs with `give_up`: see the head.
+        self.times_given_up.load(Ordering::Acquire)
     }
 
     /// Whether the state directory has a mark that the store has made unnecessary, or is about to.
@@ -223,7 +244,7 @@ impl Lateness {
     /// Clears the mark by `clear`, unless the store was given up since that generation.
     pub(crate) fn unmark(&self, generation: u64, clear: impl FnOnce()) {
         let mut decided = self.decided();
-        if decided.generation == generation && !self.gave_up() {
+        if self.generation() == generation && !self.gave_up() {
             clear();
             decided.marked = false;
         }

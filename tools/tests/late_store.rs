@@ -31,15 +31,29 @@ impl StallingFile {
         StallingFile { server, fuse, path }
     }
 
+    /// Until what this gives is dropped nothing that is asked of the file is answered.
+    fn stop(&self) -> Stopped<'_> {
+        self.signal(Signal::STOP);
+        Stopped(self)
+    }
+
     fn signal(&self, signal: Signal) {
         let process = Pid::from_raw(self.server.id() as i32).expect("a process number");
         kill_process(process, signal).expect("a process of ours");
     }
 }
 
+/// While it exists the file stalls.
+struct Stopped<'a>(&'a StallingFile);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::CONT);
+    }
+}
+
 impl Drop for StallingFile {
     fn drop(&mut self) {
-        self.signal(Signal::CONT);
         // It ends when its file is not mounted any more. What fails here was gone already.
         let _ = Command::new("fusermount3").args(["-u", "-z", &self.path]).status();
         kill(self.server.id() as i32);
@@ -70,7 +84,7 @@ fn a_store_that_does_not_answer_holds_no_write_longer_than_the_deadline_and_come
     volume.fill(2);
     assert!(volume.holds("v@one", 1));
     place.done(&["snapshot", "v@two"]);
-    store.signal(Signal::STOP);
+    let stopped = store.stop();
     let began = Instant::now();
     volume.fill(3);
     let took = began.elapsed();
@@ -83,7 +97,7 @@ fn a_store_that_does_not_answer_holds_no_write_longer_than_the_deadline_and_come
     assert_eq!(shown["snapshots"][0]["state"], "broken", "{shown}");
     assert!(place.done(&["show", "v"]).stdout.contains("ALARM"));
     assert!(volume.holds("v", 3), "reads go on as well");
-    store.signal(Signal::CONT);
+    drop(stopped);
     wait_until("the store is taken back", || volume.show()["volume"]["save_deadline"]["given_up"].is_null());
     place.done(&["snapshot", "v@three"]);
     volume.fill(4);
@@ -112,13 +126,13 @@ fn a_store_that_does_not_answer_is_an_alarm_and_breaks_nothing_by_default() {
     );
     volume.fill(1);
     place.done(&["snapshot", "v@one"]);
-    store.signal(Signal::STOP);
+    let stopped = store.stop();
     std::thread::scope(|scope| {
         let write = scope.spawn(|| volume.fill(2));
         wait_until("it is an alarm", || volume.show()["volume"]["save_deadline"]["late_for_ms"].is_u64());
         assert!(place.done(&["show", "v"]).stdout.contains("ALARM"));
         assert!(!write.is_finished(), "the write waits");
-        store.signal(Signal::CONT);
+        drop(stopped);
         write.join().expect("the write ends when the store answers");
     });
     assert!(volume.holds("v@one", 1) && volume.holds("v", 2));

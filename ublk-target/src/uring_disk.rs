@@ -65,6 +65,9 @@ impl<R: Ring> UringDisk<R> {
             Some(types::Fixed(place)) => (types::Fd(place as RawFd), squeue::Flags::FIXED_FILE),
             None => (types::Fd(device.raw_fd()), squeue::Flags::empty()),
         };
+        // Elsewhere the kernel hands over by itself what would block.
+        let hands_over = if device.blocks_submitters() { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
+        let file_flags = file_flags | hands_over;
         UringDisk {
             device,
             ring,

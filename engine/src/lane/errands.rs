@@ -7,8 +7,8 @@
 
 use super::Lane;
 use crate::disk::Disk;
+use crate::lateness::Waiting;
 use crate::volume::Volume;
-use crate::waits::Wait;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{poll_fn, Future};
@@ -27,7 +27,7 @@ impl Errands {
     pub(super) async fn run<T: 'static>(
         &self,
         volume: &Volume,
-        wait: &Wait<'_>,
+        wait: &Waiting<'_>,
         errand: impl Future<Output = T> + 'static,
     ) -> Option<T> {
         let mut errand = Box::pin(errand);
@@ -108,7 +108,7 @@ impl<D: Disk> Lane<D> {
         self.volume.lateness.in_time(&wait, future).await
     }
 
-    pub(super) fn begin_wait(&self) -> Wait<'_> {
+    pub(super) fn begin_wait(&self) -> Waiting<'_> {
         self.volume.lateness.begin(&self.volume.lanes[self.index as usize].waits)
     }
 }

@@ -8,8 +8,8 @@
 //!   has the same sequence and a higher attempt, and lies in another segment; the failed segment takes no more records.
 //! - Published before settled, durable before published.
 //! - A lone saver never waits for company.
-//! - A record whose savers left, because its epoch needs nothing any more, counts when it completes, and publishes
-//!   nothing: their claims were given back.
+//! - A record that completes when a saver has left, because the store was given up, counts all the same, and publishes
+//!   nothing of that saver's: the claims were given back.
 
 use super::save::Images;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
@@ -139,6 +139,21 @@ struct Share {
     pending: Rc<Pending>,
     from: usize,
     count: usize,
+}
+
+/// The entries, which are in the order of the shares, whose savers have not left.
+fn awaited<'a>(shares: &'a [Share], entries: &'a [Entry]) -> impl Iterator<Item = &'a Entry> {
+    let mut rest = entries;
+    shares.iter().flat_map(move |share| {
+        let (own, behind) = rest.split_at(share.count);
+        rest = behind;
+        let has_left = share.pending.has_ended() && !planted!("late-record-published");
+        if has_left {
+            &[]
+        } else {
+            own
+        }
+    })
 }
 
 /// The lane's own side of the log.
@@ -481,12 +496,9 @@ impl<D: Disk> LaneLog<D> {
 
     /// The record is durable: its entries become visible, then its blocks may be overwritten.
     fn publish(&self, epoch: &EpochState, shares: &[Share], entries: &[Entry]) {
-        // Its savers are on this thread: if any of them found the map stopped and left, so does this.
-        let savers_left = !epoch.needed.saving() && !planted!("late-record-published");
-        let entries = if savers_left { &[] } else { entries };
         {
             let saved = epoch.saved.read().expect("no holder of this lock panics");
-            for entry in entries {
+            for entry in awaited(shares, entries) {
                 saved.publish(entry);
             }
             epoch.note_published(self.index, self.progress().sequence);
@@ -494,19 +506,16 @@ impl<D: Disk> LaneLog<D> {
                 self.volume.work.notify();
             }
         }
-        for entry in entries {
+        for entry in awaited(shares, entries) {
             epoch.needed.settle(entry.block);
         }
         planted!("next-batch-acknowledged", self.queue.take().iter().for_each(|next| next.end(SaveOutcome::Saved)));
-        for share in shares.iter().filter(|_| !savers_left) {
+        for share in shares {
             let settled = share.pending.settled.get() + share.count;
             share.pending.settled.set(settled);
             if settled == share.pending.count {
                 share.pending.end(SaveOutcome::Saved);
             }
-        }
-        if savers_left {
-            shares.iter().for_each(|share| share.pending.end(SaveOutcome::Stale));
         }
     }
 

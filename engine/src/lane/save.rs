@@ -98,14 +98,16 @@ impl<D: Disk> Lane<D> {
     /// Appends images to the lane's log; resolves when they are durable, published and settled, or when that cannot or
     /// need not be. Gives the images back for their buffer, where nobody else has them.
     async fn append(&self, epoch: Arc<EpochState>, images: Images) -> (SaveOutcome, Option<Images>) {
-        let log = &self.log;
+        let (log, lateness) = (&self.log, &self.volume.lateness);
         let pending = log.enqueue(epoch, images);
         let wait = self.begin_wait();
+        // An epoch that ended while the record before hangs was not the one that was stopped.
+        let is_over = || !pending.is_needed() || lateness.is_over(&wait);
         loop {
             if let Some(ended) = pending.take_outcome() {
                 return ended;
             }
-            if !pending.is_needed() {
+            if is_over() {
                 // Whoever is writing them still has the images.
                 log.abandon(&pending);
                 return (SaveOutcome::Stale, None);
@@ -117,7 +119,7 @@ impl<D: Disk> Lane<D> {
             poll_fn(|context| {
                 // Registered first, looked at second.
                 wait.register(context.waker());
-                if pending.has_ended() || !pending.is_needed() || !log.is_led() {
+                if pending.has_ended() || is_over() || !log.is_led() {
                     return Poll::Ready(());
                 }
                 pending.wake_by(context.waker());

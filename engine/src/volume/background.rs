@@ -56,7 +56,8 @@ impl Volume {
 
     async fn background_unit<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
         let disks = lane.disks();
-        if self.come_back_from_lateness(lane).await? {
+        if self.lateness.gave_up() {
+            self.take_store_back(disks).await?;
             return Ok(true);
         }
         {
@@ -86,7 +87,7 @@ impl Volume {
             return merged;
         }
         // A run that cannot be read keeps others from being merged, but no restore from ending.
-        if self.restore_step(lane).await? {
+        if self.restore_step(lane).await? || self.settle_lateness(lane).await? {
             return Ok(true);
         }
         merged

@@ -119,13 +119,9 @@ impl Volume {
         result
     }
 
-    /// One step on the way back after the store was given up. True if there was one.
-    pub(crate) async fn come_back_from_lateness<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
-        if self.lateness.gave_up() {
-            self.take_store_back(lane.disks()).await?;
-            return Ok(true);
-        }
-        if !self.lateness.is_marked() {
+    /// The last step on the way back after the store was given up. True if there was one.
+    pub(crate) async fn settle_lateness<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
+        if !self.lateness.is_marked() || self.lateness.gave_up() {
             return Ok(false);
         }
         let generation = self.lateness.generation();

@@ -220,6 +220,7 @@ impl ControlHandler for Worker {
         let deadline = Deadline::new();
         let cut = self.volume.snapshot(&self.disks, &name, options, &deadline);
         let snapshot = with_limit(limit.unwrap_or(CUT_LIMIT), deadline.clone(), cut).await?;
+        self.look().await;
         Ok(self.snapshot_report(&snapshot))
     }
 
@@ -233,7 +234,9 @@ impl ControlHandler for Worker {
         match keep_bookmark {
             true => self.volume.bookmark(&self.disks, &name).await.map(|_| ()),
             false => self.volume.delete(&self.disks, &name).await,
-        }
+        }?;
+        self.look().await;
+        Ok(())
     }
 
     async fn changes(&self, query: ChangesQuery) -> Result<ChangesPage> {
@@ -287,6 +290,7 @@ impl ControlHandler for Worker {
         let deadline = Deadline::new();
         let restore = self.volume.restore(&self.disks, &snapshot, &before, options, &deadline);
         with_limit(CUT_LIMIT, deadline.clone(), restore).await?;
+        self.look().await;
         Ok(RestoreReport { restored: snapshot.to_string(), before: before.to_string() })
     }
 

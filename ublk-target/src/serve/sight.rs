@@ -32,11 +32,16 @@ impl Sight {
 }
 
 impl Worker {
+    /// Looks now, whenever snapshots have come or gone. False where the ledger is not to be had.
+    pub(super) async fn look(&self) -> bool {
+        let sight = tokio::time::timeout(ANSWER_LIMIT, Sight::of(&self.volume)).await;
+        sight.map(|sight| self.last_seen.replace(sight)).is_ok()
+    }
+
     /// As it is now or, where the ledger is not to be had, as it was last.
     pub(super) async fn sight(&self) -> Sight {
-        if let Ok(sight) = tokio::time::timeout(ANSWER_LIMIT, Sight::of(&self.volume)).await {
-            self.last_seen.replace(sight.clone());
-            return sight;
+        if self.look().await {
+            return self.last_seen.borrow().clone();
         }
         tracing::warn!("the store does not answer; what is said of its space and its snapshots is older");
         let Sight { stats, snapshots, bookmarks } = self.last_seen.borrow().clone();

@@ -100,6 +100,8 @@ struct History {
     /// Ticks in a row that brought no operation to its end, and how many had ended at the last of them.
     rescues: u32,
     ended_seen: u64,
+    /// How many of these ticks the store has stalled.
+    stalled_ticks: u32,
 }
 
 impl History {
@@ -130,6 +132,7 @@ impl History {
             restore_in_doubt: false,
             rescues: 0,
             ended_seen: 0,
+            stalled_ticks: 0,
         };
         history.come_up(disks, None, None);
         history

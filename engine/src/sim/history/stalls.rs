@@ -49,8 +49,9 @@ impl History {
         let context = self.context();
         let waits_rightly = self.shared.state.is_failing() || context.volume.restore_progress().is_some();
         if self.shared.production.get() > 0 && !waits_rightly {
-            let message = format!("writes wait for a store that stalls: {}", self.machine().host.scheduler.hanging());
-            self.give_up(message);
+            let lateness = context.volume.lateness();
+            let hanging = self.machine().host.scheduler.hanging();
+            self.give_up(format!("writes wait for a store that stalls, {lateness:?}: {hanging}"));
         }
         let given_up = context.volume.lateness().given_up.is_some();
         self.shared.reached("stalls", 1);

@@ -31,9 +31,11 @@ impl History {
         let ended = self.shared.ended.get();
         self.rescues = if ended == self.ended_seen { self.rescues + 1 } else { 1 };
         self.ended_seen = ended;
-        if self.rescues > stalls::TICKS_MAX && self.context().disks.store.hanging() > 0 {
+        let is_stalled = self.context().disks.store.hanging() > 0;
+        self.stalled_ticks = if is_stalled && self.rescues > 1 { self.stalled_ticks + 1 } else { 0 };
+        if self.stalled_ticks > stalls::TICKS_MAX {
             self.judge_stall();
-            self.rescues = 0;
+            (self.rescues, self.stalled_ticks) = (0, 0);
         }
         if self.rescues > RESCUES_MAX {
             let store_fails = !self.context().disks.store.faults().is_empty();
