@@ -133,6 +133,9 @@ impl Volume {
     /// The store has what only the state directory had, and is used again.
     pub(crate) async fn take_store_back<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
+        if !self.lateness.gave_up() {
+            return Ok(());
+        }
         planted!("late-break-recorded-afterwards", {
             let through = self.lateness.through();
             self.record_elsewhere(|elsewhere| elsewhere.through = elsewhere.through.max(through))
