@@ -36,3 +36,4 @@ pub mod units;
 pub mod view;
 pub mod volume;
 pub mod watch;
+mod words;

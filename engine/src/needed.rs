@@ -16,10 +16,10 @@
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, OnceLock};
 use crate::units::BlockIndex;
+use crate::words::{words_of, WORD_BITS};
 use std::ops::Range;
 use std::task::{Poll, Waker};
 
-const WORD_BITS: u64 = 64;
 /// In models a page is as small as it can be: every word of it is made anew for every interleaving.
 const PAGE_WORDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 /// Blocks covered by one page of the map (16 MiB of the volume).
@@ -80,7 +80,7 @@ impl NeededMap {
             return false;
         }
         let range = planted!("last-block-missed", range.start..(range.end - 1).max(range.start + 1), range);
-        masks(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
+        words_of(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
             None => true,
             // Pairs with `settle`: what is found clear was saved before.
             Some(page) => page.needed[(word % PAGE_WORDS) as usize].load(Ordering::Acquire) & mask != 0,
@@ -95,7 +95,7 @@ impl NeededMap {
     /// Claims every block of the range that is needed and unclaimed; appends them to `claimed`, ascending, as runs.
     pub fn claim(&self, range: Range<BlockIndex>, claimed: &mut Vec<Range<BlockIndex>>) {
         assert!(self.saving && range.end <= self.blocks);
-        for (word, mask) in masks(range) {
+        for (word, mask) in words_of(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             // A guess: a bit that was settled meanwhile is claimed for ever, so it is not turned on below.
             let needed = page.needed[index].load(Ordering::Relaxed) & mask;
@@ -140,7 +140,7 @@ impl NeededMap {
             return 0;
         }
         let mut forgone = 0;
-        for (word, mask) in masks(range.start.min(self.blocks)..range.end.min(self.blocks)) {
+        for (word, mask) in words_of(range.start.min(self.blocks)..range.end.min(self.blocks)) {
             let free = mask & !before.needed_word(word);
             if free == 0 {
                 continue;
@@ -170,7 +170,7 @@ impl NeededMap {
     /// Gives back claims that were not settled; who waited for them tries itself.
     pub fn release(&self, claimed: &[Range<BlockIndex>]) {
         for range in claimed {
-            for (word, mask) in masks(range.clone()) {
+            for (word, mask) in words_of(range.clone()) {
                 let page = self.page(word);
                 let index = (word % PAGE_WORDS) as usize;
                 // The claims are this caller's, so nobody else settles these bits meanwhile.
@@ -186,7 +186,7 @@ impl NeededMap {
     /// was something to wait for.
     pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) -> bool {
         let mut waited = false;
-        for (word, mask) in masks(range) {
+        for (word, mask) in words_of(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             // Ordered by the lock below; the caller tests again before it relies on what it finds.
             let being_saved = || {
@@ -233,18 +233,6 @@ impl NeededMap {
         let pages = self.pages.iter().filter(|page| page.get().is_some()).count();
         pages * size_of::<Page>() + std::mem::size_of_val(&*self.pages)
     }
-}
-
-/// The words that a range of bits touches, each with the mask of its bits inside the range.
-fn masks(range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
-    let words = if range.is_empty() { 0..0 } else { range.start / WORD_BITS..range.end.div_ceil(WORD_BITS) };
-    words.map(move |word| {
-        let first = word * WORD_BITS;
-        let low = range.start.saturating_sub(first);
-        let high = (range.end - first).min(WORD_BITS);
-        let mask = (u64::MAX << low) & (u64::MAX >> (WORD_BITS - high));
-        (word, mask)
-    })
 }
 
 /// Appends the set bits as runs, joining the last run where they touch.
