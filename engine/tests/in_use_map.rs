@@ -108,6 +108,22 @@ fn a_discard_of_parts_of_blocks_frees_only_whole_ones_and_watched_blocks_never()
 }
 
 #[test]
+fn a_cut_of_a_large_volume_forgoes_all_of_its_holes() {
+    let bytes = 3 << 30;
+    let (origin, store) = (SimDiskOptions::new("origin", bytes), SimDiskOptions::new("store", STORE_BYTES));
+    let rig = Rig::new(origin, store, SEGMENT_BYTES, Limits::default());
+    discard(&rig, 0..bytes / BLOCK);
+    rig.snapshot("a").expect("no fault");
+    let free: u64 = holes(&rig).iter().map(|hole| hole.end - hole.start).sum();
+    assert!(free > bytes / BLOCK - 100);
+    assert_eq!(block_on(rig.volume.stats()).blocks_forgone, free);
+    for block in [1000, free / 2, free - 1000] {
+        write(&rig, block..block + 1, 1);
+    }
+    assert_eq!(saved(&rig), 0);
+}
+
+#[test]
 fn a_granule_is_free_when_all_its_blocks_are() {
     let disks = Disks {
         origin: SimDisk::new(SimDiskOptions::new("origin", VOLUME_BYTES)),
