@@ -2,6 +2,7 @@
 
 use crate::engine::count::Cost;
 use crate::engine::locked::Locked;
+use crate::engine::saved::Saved;
 use crate::kernel::play::{CutPauses, TargetCost};
 use crate::kernel::scene::Scene;
 use crate::native::memory::Resident;
@@ -49,6 +50,9 @@ pub struct Results {
     /// What the engine's own work costs.
     #[serde(default)]
     pub costs: Vec<Cost>,
+    /// What 100 GiB saved cost.
+    #[serde(default)]
+    pub saved: Option<Saved>,
     /// Locked instructions of a write that passes through; none where that was not looked at.
     #[serde(default)]
     pub locked: Option<Vec<Locked>>,

@@ -3,6 +3,7 @@
 use anyhow::{ensure, Context, Result};
 use cairn_benches::engine::cases::Case;
 use cairn_benches::engine::count;
+use cairn_benches::engine::saved::Saved;
 use cairn_benches::kernel::drive::{drive, Place};
 use cairn_benches::kernel::scene::scenes;
 use cairn_benches::machine;
@@ -12,6 +13,7 @@ use cairn_benches::results::Results;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 /// Benchmarks of Cairn, side by side with its peers.
@@ -112,6 +114,14 @@ fn measure(run: &Run) -> Result<()> {
     Ok(())
 }
 
+fn saved(program: &Path, gib: u64) -> Result<Saved> {
+    let output = Command::new(program).args(["saved", &gib.to_string()]).output()?;
+    ensure!(output.status.success(), "engine-work saved {gib}: {}", String::from_utf8_lossy(&output.stderr));
+    let saved: Saved = serde_json::from_slice(&output.stdout)?;
+    println!("engine: {} GiB saved: at most {} entries in memory", saved.bytes >> 30, saved.entries_peak);
+    Ok(saved)
+}
+
 fn count_engine(run: &Run, results: &mut Results) -> Result<()> {
     let (program, baseline) = (run.binaries.join("engine-work"), run.project.join("benches/engine/baseline.json"));
     for case in Case::value_variants() {
@@ -122,6 +132,7 @@ fn count_engine(run: &Run, results: &mut Results) -> Result<()> {
         );
         results.costs.push(cost);
     }
+    results.saved = Some(saved(&program, if run.quick { 1 } else { 100 })?);
     results.locked = Some(count::locked_instructions(&program, Case::PassThrough)?);
     if run.update_baseline {
         return count::write_baseline(&baseline, &results.costs);

@@ -5,7 +5,7 @@
 
 use super::memory_disk::MemoryDisk;
 use cairn_engine::deadline::Deadline;
-use cairn_engine::disk::{aligned_buffer, Disks};
+use cairn_engine::disk::{aligned_buffer, Disk, Disks};
 use cairn_engine::entry::Entry;
 use cairn_engine::lane::Lane;
 use cairn_engine::needed::NeededMap;
@@ -20,13 +20,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 const STORE_BYTES: u64 = 512 << 20;
 const SMALL_BYTES: u64 = 1 << 30;
 const LARGE_BYTES: u64 = 16 << 40;
 const SEGMENT_BYTES: u32 = 4 << 20;
 /// Blocks that the repetitions touch, away from those that are watched; a power of two.
-const WORKING_BLOCKS: u64 = 1 << 17;
+pub(super) const WORKING_BLOCKS: u64 = 1 << 17;
 /// Requests at a time where there are many.
 const DEPTH: u64 = 32;
 
@@ -82,17 +82,24 @@ impl Case {
 }
 
 /// A volume that nobody else uses.
-struct Rig {
-    disks: Rc<Disks<MemoryDisk>>,
-    volume: Arc<Volume>,
-    lane: Lane<MemoryDisk>,
-    first_block: u64,
+pub(super) struct Rig<D> {
+    disks: Rc<Disks<D>>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) lane: Lane<D>,
+    pub(super) first_block: u64,
     snapshots: u64,
 }
 
-impl Rig {
-    async fn new(origin_bytes: u64, yields: bool) -> Rig {
-        let (origin, store) = (MemoryDisk::forgetful(origin_bytes), MemoryDisk::keeping(STORE_BYTES, yields));
+impl Rig<MemoryDisk> {
+    async fn new(origin_bytes: u64, yields: bool) -> Rig<MemoryDisk> {
+        Rig::on(MemoryDisk::forgetful(origin_bytes), MemoryDisk::keeping(STORE_BYTES, yields)).await
+    }
+}
+
+impl<D: Disk> Rig<D> {
+    /// A volume on these disks, without a snapshot.
+    pub(super) async fn on(origin: D, store: D) -> Rig<D> {
+        let origin_bytes = origin.size_bytes();
         let disks = Rc::new(Disks { origin, store });
         create(&disks, &create_options(SEGMENT_BYTES)).await.expect("the store is large enough");
         let (volume, lane) = open(&disks).await;
@@ -100,11 +107,11 @@ impl Rig {
     }
 
     /// The block of a repetition: each another one, in no order.
-    fn block(&self, index: u64) -> u64 {
+    pub(super) fn block(&self, index: u64) -> u64 {
         self.first_block + index.wrapping_mul(40_503) % WORKING_BLOCKS
     }
 
-    async fn snapshot(&mut self) {
+    pub(super) async fn snapshot(&mut self) {
         let name = snapshot_name(&format!("s{}", self.snapshots));
         self.snapshots += 1;
         self.volume.snapshot(&self.disks, &name, snapshot_options(), &Deadline::new()).await.expect("a snapshot");
@@ -114,7 +121,7 @@ impl Rig {
         self.lane.write(block * BLOCK, data, false).await.expect("a write");
     }
 
-    async fn background(&self) {
+    pub(super) async fn background(&self) {
         while self.volume.background_step(&self.lane).await.expect("background work") {}
     }
 
@@ -131,7 +138,7 @@ impl Rig {
     }
 }
 
-async fn open(disks: &Rc<Disks<MemoryDisk>>) -> (Arc<Volume>, Lane<MemoryDisk>) {
+async fn open<D: Disk>(disks: &Rc<Disks<D>>) -> (Arc<Volume>, Lane<D>) {
     let options = open_options(1, Limits::default(), &StateDirectory::default());
     let volume = Volume::open(disks, options).await.expect("an attach");
     let lane = Lane::new(Arc::clone(&volume), 0, Rc::clone(disks));
@@ -165,7 +172,7 @@ pub async fn run(case: Case, count: u64) -> Duration {
     }
 }
 
-async fn writes(rig: &Rig, from: u64, count: u64) -> Duration {
+async fn writes(rig: &Rig<MemoryDisk>, from: u64, count: u64) -> Duration {
     let data = aligned_buffer(BLOCK as usize);
     let begun = Instant::now();
     for index in from..from + count {
@@ -174,7 +181,7 @@ async fn writes(rig: &Rig, from: u64, count: u64) -> Duration {
     begun.elapsed()
 }
 
-async fn reads(rig: &Rig, count: u64) -> Duration {
+async fn reads(rig: &Rig<MemoryDisk>, count: u64) -> Duration {
     let mut buffer = aligned_buffer(BLOCK as usize);
     let begun = Instant::now();
     for index in 0..count {

@@ -9,3 +9,4 @@ pub mod cases;
 pub mod count;
 pub mod locked;
 pub mod memory_disk;
+pub mod saved;

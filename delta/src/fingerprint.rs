@@ -1,7 +1,7 @@
 //! The fingerprint of a volume: a sum over its blocks, so that it can follow every change without reading the rest.
 //!
-//! `sum mod 2^256 of BLAKE3(index ‖ content)` over the blocks of 4 KiB that are not all zeroes; the index is 8 bytes,
-//! little-endian, and a last block that is shorter counts as if zeroes followed.
+//! `sum mod 2^128 of XXH3-128(content, seed = index)` over the blocks of 4 KiB that are not all zeroes; a last block that
+//! is shorter counts as if zeroes followed. Why this hash: docs/decisions/0010-delta-stream.md.
 //!
 //! Invariants:
 //! - The order in which blocks are added is of no importance, and parts can be added up: `result = base - old + new`.
@@ -13,6 +13,7 @@ use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::str::FromStr;
+use twox_hash::XxHash3_128;
 
 /// Bytes of a block, whatever the blocks of a stream are.
 pub const FINGERPRINT_BLOCK_BYTES: usize = 4096;
@@ -20,13 +21,12 @@ pub const FINGERPRINT_BLOCK_BYTES: usize = 4096;
 /// A fingerprint; the default is that of a volume of zeroes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
-    /// Least significant first.
-    limbs: [u64; 4],
+    sum: u128,
 }
 
 impl Fingerprint {
     /// Of a volume of zeroes.
-    pub const EMPTY: Fingerprint = Fingerprint { limbs: [0; 4] };
+    pub const EMPTY: Fingerprint = Fingerprint { sum: 0 };
 
     /// Of a volume that holds this block and nothing else. `content` is at most a block; zeroes are thought behind it.
     pub fn of_block(index: u64, content: &[u8]) -> Fingerprint {
@@ -34,12 +34,16 @@ impl Fingerprint {
         if is_zero(content) {
             return Fingerprint::EMPTY;
         }
-        // In one piece: the hash works on several KiB at once only where they lie side by side.
-        const INDEX_BYTES: usize = size_of::<u64>();
-        let mut hashed = [0; INDEX_BYTES + FINGERPRINT_BLOCK_BYTES];
-        hashed[..INDEX_BYTES].copy_from_slice(&index.to_le_bytes());
-        hashed[INDEX_BYTES..][..content.len()].copy_from_slice(content);
-        Fingerprint::from_bytes(*blake3::hash(&hashed).as_bytes())
+        let hash = |block: &[u8]| XxHash3_128::oneshot_with_seed(index, block);
+        let sum = match content.len() {
+            FINGERPRINT_BLOCK_BYTES => hash(content),
+            length => {
+                let mut block = [0; FINGERPRINT_BLOCK_BYTES];
+                block[..length].copy_from_slice(content);
+                hash(&block)
+            }
+        };
+        Fingerprint { sum }
     }
 
     /// Of a volume that holds this content at this offset, a multiple of 4 KiB, and nothing else.
@@ -54,43 +58,26 @@ impl Fingerprint {
             .sum()
     }
 
-    /// As it is written: 32 bytes, little-endian.
-    pub fn to_bytes(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        for (place, limb) in bytes.chunks_exact_mut(8).zip(self.limbs) {
-            place.copy_from_slice(&limb.to_le_bytes());
-        }
-        bytes
+    /// As it is written: 16 bytes, little-endian.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.sum.to_le_bytes()
     }
 
     /// The same read.
-    pub fn from_bytes(bytes: [u8; 32]) -> Fingerprint {
-        let limb = |number: usize| {
-            u64::from_le_bytes(bytes[number * 8..number * 8 + 8].try_into().expect("eight bytes are eight bytes"))
-        };
-        Fingerprint { limbs: [limb(0), limb(1), limb(2), limb(3)] }
+    pub fn from_bytes(bytes: [u8; 16]) -> Fingerprint {
+        Fingerprint { sum: u128::from_le_bytes(bytes) }
     }
 }
 
 impl AddAssign for Fingerprint {
     fn add_assign(&mut self, other: Fingerprint) {
-        let mut carry = false;
-        for (limb, more) in self.limbs.iter_mut().zip(other.limbs) {
-            let (sum, over) = limb.overflowing_add(more);
-            let (sum, over_again) = sum.overflowing_add(u64::from(carry));
-            (*limb, carry) = (sum, over || over_again);
-        }
+        self.sum = self.sum.wrapping_add(other.sum);
     }
 }
 
 impl SubAssign for Fingerprint {
     fn sub_assign(&mut self, other: Fingerprint) {
-        let mut borrow = false;
-        for (limb, less) in self.limbs.iter_mut().zip(other.limbs) {
-            let (rest, under) = limb.overflowing_sub(less);
-            let (rest, under_again) = rest.overflowing_sub(u64::from(borrow));
-            (*limb, borrow) = (rest, under || under_again);
-        }
+        self.sum = self.sum.wrapping_sub(other.sum);
     }
 }
 
@@ -134,11 +121,11 @@ impl FromStr for Fingerprint {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Fingerprint, &'static str> {
-        const WRONG: &str = "a fingerprint has 64 hexadecimal digits";
-        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        const WRONG: &str = "a fingerprint has 32 hexadecimal digits";
+        if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(WRONG);
         }
-        let mut bytes = [0; 32];
+        let mut bytes = [0; 16];
         for (number, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::from_str_radix(&text[2 * number..2 * number + 2], 16).map_err(|_| WRONG)?;
         }

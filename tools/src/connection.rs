@@ -66,7 +66,7 @@ impl Connection {
     }
 
     /// Asks, and puts the answer where the caller wants it.
-    pub fn ask_into(&mut self, question: Question<'_>, body: &mut Body<'_>) -> Result<StatusCode, Failure> {
+    pub fn ask_into(&mut self, question: Question<'_>, body: &mut Body<'_, '_>) -> Result<StatusCode, Failure> {
         let limit = Duration::from_millis(question.limit_ms);
         let Connection { volume, sender, runtime } = self;
         let answered =
@@ -76,28 +76,46 @@ impl Connection {
 }
 
 /// Where an answer goes.
-pub enum Body<'a> {
+pub enum Body<'a, 'room> {
     /// All of it.
     Whole(&'a mut Vec<u8>),
-    /// Content to the first, and how long it was to the second; an answer that is no content to the third.
-    Content(&'a mut [u8], &'a mut usize, &'a mut Vec<u8>),
+    /// Content, or an answer that is none.
+    Content(&'a mut Content<'room>),
 }
 
-impl Body<'_> {
+/// Room for the content that was asked for.
+pub struct Content<'a> {
+    /// Where it goes.
+    pub room: &'a mut [u8],
+    /// How much of it has come.
+    pub length_bytes: usize,
+    /// What the target answered instead.
+    pub refusal: Vec<u8>,
+}
+
+impl<'a> Content<'a> {
+    /// Room that nothing has come to yet.
+    pub fn of(room: &'a mut [u8]) -> Content<'a> {
+        Content { room, length_bytes: 0, refusal: Vec::new() }
+    }
+
+    fn add(&mut self, piece: &[u8]) -> Result<(), &'static str> {
+        let end = self.length_bytes + piece.len();
+        let place = self.room.get_mut(self.length_bytes..end).ok_or("the answer is longer than what was asked for")?;
+        place.copy_from_slice(piece);
+        self.length_bytes = end;
+        Ok(())
+    }
+}
+
+impl Body<'_, '_> {
     fn add(&mut self, status: StatusCode, piece: &Bytes) -> Result<(), &'static str> {
-        let (whole, room) = match self {
-            Body::Content(content, length, _) if status == StatusCode::PARTIAL_CONTENT => {
-                let end = **length + piece.len();
-                content
-                    .get_mut(**length..end)
-                    .ok_or("the answer is longer than what was asked for")?
-                    .copy_from_slice(piece);
-                **length = end;
-                return Ok(());
-            }
-            Body::Whole(whole) | Body::Content(_, _, whole) => (whole, ANSWER_BYTES_MAX),
+        let whole = match self {
+            Body::Content(content) if status == StatusCode::PARTIAL_CONTENT => return content.add(piece),
+            Body::Content(content) => &mut content.refusal,
+            Body::Whole(whole) => &mut **whole,
         };
-        if whole.len() + piece.len() > room {
+        if whole.len() + piece.len() > ANSWER_BYTES_MAX {
             return Err("the answer is too long");
         }
         whole.extend_from_slice(piece);
@@ -109,7 +127,7 @@ async fn exchange(
     volume: &str,
     sender: &mut SendRequest<Full<Bytes>>,
     question: Question<'_>,
-    answer: &mut Body<'_>,
+    answer: &mut Body<'_, '_>,
 ) -> Result<StatusCode, Failure> {
     let Question { method, path, range, body, .. } = question;
     let mut request = Request::builder().method(method).uri(path).header("host", "cairn");

@@ -11,6 +11,7 @@ use cairn_target::nbd::Export;
 use cairn_target::ublk::service::{Service, ServiceFactory};
 use cairn_target::ublk::{Options, Origin, QueueDisk, QueueRing, Shape, UblkDevice};
 use libublk::UblkError;
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,8 +64,11 @@ struct Factory(Arc<Device>);
 
 impl ServiceFactory for Factory {
     type Service = Passthrough;
-    fn make(&self, _queue: u16) -> std::result::Result<Passthrough, UblkError> {
-        Ok(Passthrough(QueueDisk::new(self.0.clone(), QueueRing)))
+    fn files(&self) -> Vec<RawFd> {
+        vec![self.0.raw_fd()]
+    }
+    fn make(&self, _queue: u16, ring: QueueRing) -> std::result::Result<Passthrough, UblkError> {
+        Ok(Passthrough(QueueDisk::new(self.0.clone(), ring)))
     }
 }
 

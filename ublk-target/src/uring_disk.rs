@@ -12,6 +12,7 @@ use cairn_engine::disk::{aligned_buffer, flush_since, AlignedBuffer, Disk};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use io_uring::{opcode, squeue, types};
 use std::cell::Cell;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// `_IO(0x12, 0)`: discard as an io_uring command on a block device, since Linux 6.12.
@@ -33,12 +34,24 @@ pub trait Ring {
 
     /// Runs a blocking call on another thread and gives its result.
     async fn run_blocking(&self, call: Box<dyn FnOnce() -> i32 + Send>) -> i32;
+
+    /// The place of an open file that the ring was told of beforehand.
+    fn known_file(&self, _file: RawFd) -> Option<types::Fixed> {
+        None
+    }
+
+    /// The number of the memory that the ring was told of beforehand and that all of these bytes lie in.
+    fn known_memory(&self, _start: *const u8, _length: usize) -> Option<u16> {
+        None
+    }
 }
 
 /// The engine's disk over one device and one thread's ring.
 pub struct UringDisk<R> {
     device: Arc<Device>,
     ring: R,
+    file: types::Fd,
+    file_flags: squeue::Flags,
     discard_by_ring: Cell<bool>,
     zeroes_by_device: Cell<bool>,
     zeroes: AlignedBuffer,
@@ -47,9 +60,16 @@ pub struct UringDisk<R> {
 impl<R: Ring> UringDisk<R> {
     /// A disk over `device`; everything is submitted on `ring`.
     pub fn new(device: Arc<Device>, ring: R) -> UringDisk<R> {
+        // A known file goes by its place, and the request says that it does.
+        let (file, file_flags) = match ring.known_file(device.raw_fd()) {
+            Some(types::Fixed(place)) => (types::Fd(place as RawFd), squeue::Flags::FIXED_FILE),
+            None => (types::Fd(device.raw_fd()), squeue::Flags::empty()),
+        };
         UringDisk {
             device,
             ring,
+            file,
+            file_flags,
             discard_by_ring: Cell::new(true),
             zeroes_by_device: Cell::new(true),
             zeroes: aligned_buffer(ZERO_PIECE_BYTES),
@@ -61,8 +81,32 @@ impl<R: Ring> UringDisk<R> {
         &self.device
     }
 
-    fn target(&self) -> types::Fd {
-        types::Fd(self.device.raw_fd())
+    /// Submits a request that was built for `self.file`.
+    ///
+    /// # Safety
+    /// As [`Ring::submit`].
+    // SAFETY: a declaration; who calls it keeps what the ring asks for.
+    async unsafe fn submit(&self, request: squeue::Entry) -> i32 {
+        // SAFETY: the caller's duty is the same.
+        unsafe { self.ring.submit(request.flags(self.file_flags)) }.await
+    }
+
+    fn write_request(&self, offset_bytes: u64, data: &[u8], flags: i32) -> squeue::Entry {
+        let (start, length) = (data.as_ptr(), data.len() as u32);
+        match self.ring.known_memory(start, data.len()) {
+            Some(number) => {
+                opcode::WriteFixed::new(self.file, start, length, number).offset(offset_bytes).rw_flags(flags).build()
+            }
+            None => opcode::Write::new(self.file, start, length).offset(offset_bytes).rw_flags(flags).build(),
+        }
+    }
+
+    fn read_request(&self, offset_bytes: u64, buffer: &mut [u8]) -> squeue::Entry {
+        let (start, length) = (buffer.as_mut_ptr(), buffer.len() as u32);
+        match self.ring.known_memory(start, buffer.len()) {
+            Some(number) => opcode::ReadFixed::new(self.file, start, length, number).offset(offset_bytes).build(),
+            None => opcode::Read::new(self.file, start, length).offset(offset_bytes).build(),
+        }
     }
 
     fn check_range(&self, offset_bytes: u64, length_bytes: u64) {
@@ -90,10 +134,9 @@ impl<R: Ring> UringDisk<R> {
             let rest = &data[done..];
             let offset = offset_bytes + done as u64;
             let length = rest.len().min(TRANSFER_BYTES_MAX);
-            let request = opcode::Write::new(self.target(), rest.as_ptr(), length as u32);
-            let request = request.offset(offset).rw_flags(flags).build();
+            let request = self.write_request(offset, &rest[..length], flags);
             // SAFETY: `data` is borrowed until this function returns, which is after the completion.
-            match unsafe { self.ring.submit(request) }.await {
+            match unsafe { self.submit(request) }.await {
                 transferred if transferred > 0 => done += transferred as usize,
                 0 => return Err(self.failed("write", offset, libc::EIO)),
                 errno if again(errno) => {}
@@ -105,9 +148,9 @@ impl<R: Ring> UringDisk<R> {
 
     async fn sync(&self) -> std::result::Result<(), i32> {
         loop {
-            let request = opcode::Fsync::new(self.target()).flags(types::FsyncFlags::DATASYNC).build();
+            let request = opcode::Fsync::new(self.file).flags(types::FsyncFlags::DATASYNC).build();
             // SAFETY: the request points to no memory.
-            match unsafe { self.ring.submit(request) }.await {
+            match unsafe { self.submit(request) }.await {
                 0 => return Ok(()),
                 errno if again(errno) => {}
                 errno => return Err(errno),
@@ -117,9 +160,9 @@ impl<R: Ring> UringDisk<R> {
 
     async fn allocate(&self, mode: i32, offset_bytes: u64, length_bytes: u64) -> i32 {
         loop {
-            let request = opcode::Fallocate::new(self.target(), length_bytes).offset(offset_bytes).mode(mode).build();
+            let request = opcode::Fallocate::new(self.file, length_bytes).offset(offset_bytes).mode(mode).build();
             // SAFETY: the request points to no memory.
-            let result = unsafe { self.ring.submit(request) }.await;
+            let result = unsafe { self.submit(request) }.await;
             if !again(result) {
                 return result;
             }
@@ -135,10 +178,10 @@ impl<R: Ring> UringDisk<R> {
             // The length travels in the first bytes of the command itself.
             let mut command = [0; 16];
             command[..8].copy_from_slice(&length_bytes.to_ne_bytes());
-            let request = opcode::UringCmd16::new(self.target(), BLOCK_URING_CMD_DISCARD);
+            let request = opcode::UringCmd16::new(self.file, BLOCK_URING_CMD_DISCARD);
             let request = request.cmd(command).addr(Some(offset_bytes)).build();
             // SAFETY: the request points to no memory; its address field is an offset on the device.
-            match unsafe { self.ring.submit(request) }.await {
+            match unsafe { self.submit(request) }.await {
                 errno if again(errno) => {}
                 errno if unsupported(errno) => self.discard_by_ring.set(false),
                 result => return result,
@@ -199,9 +242,9 @@ impl<R: Ring> Disk for UringDisk<R> {
             let rest = &mut buffer[done..];
             let offset = offset_bytes + done as u64;
             let length = rest.len().min(TRANSFER_BYTES_MAX);
-            let request = opcode::Read::new(self.target(), rest.as_mut_ptr(), length as u32).offset(offset).build();
+            let request = self.read_request(offset, &mut rest[..length]);
             // SAFETY: `buffer` is borrowed mutably until this function returns, which is after the completion.
-            match unsafe { self.ring.submit(request) }.await {
+            match unsafe { self.submit(request) }.await {
                 transferred if transferred > 0 => done += transferred as usize,
                 0 => return Err(self.failed("read", offset, libc::EIO).saying("the device ends before this byte")),
                 errno if again(errno) => {}

@@ -5,7 +5,7 @@
 
 use super::{Facts, Hold, SnapshotSource};
 use crate::client::{Client, LOOK_TIMEOUT_MS};
-use crate::connection::{not_connected, Body, Connection, Question};
+use crate::connection::{not_connected, Body, Connection, Content, Question};
 use crate::exit::{ExitCode, Failure};
 use cairn_target::control::api::{ChangesPage, SnapshotList, VolumeReport, DATA_BYTES_MAX};
 use hyper::{Method, StatusCode};
@@ -42,7 +42,7 @@ impl Attached {
         Ok(Attached { client, facts, idle: Mutex::default() })
     }
 
-    fn ask(&self, path: &str, range: Option<(u64, u64)>, body: &mut Body<'_>) -> Result<StatusCode, Failure> {
+    fn ask(&self, path: &str, range: Option<(u64, u64)>, body: &mut Body<'_, '_>) -> Result<StatusCode, Failure> {
         let spare = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match spare {
             Some(connection) => connection,
@@ -83,12 +83,12 @@ impl SnapshotSource for Attached {
         let mut offset = offset_bytes;
         for piece in buffer.chunks_mut(DATA_BYTES_MAX as usize) {
             let (range, piece_bytes) = ((offset, offset + piece.len() as u64 - 1), piece.len());
-            let (mut length, mut refusal) = (0, Vec::new());
-            let status = self.ask(&path, Some(range), &mut Body::Content(piece, &mut length, &mut refusal))?;
+            let mut content = Content::of(piece);
+            let status = self.ask(&path, Some(range), &mut Body::Content(&mut content))?;
             if status != StatusCode::PARTIAL_CONTENT {
-                return Err(self.client.refusal(status, &refusal));
+                return Err(self.client.refusal(status, &content.refusal));
             }
-            if length != piece_bytes {
+            if content.length_bytes != piece_bytes {
                 let message = format!("{}@{snapshot}: it is shorter than it said", self.facts.volume);
                 return Err(Failure::new(ExitCode::Failed, message));
             }

@@ -22,6 +22,7 @@ use cairn_engine::snapshot::{SnapshotHandle, SnapshotName};
 use cairn_engine::volume::Volume;
 use libublk::UblkError;
 use std::collections::BTreeMap;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -42,8 +43,12 @@ struct VolumeFactory {
 impl ServiceFactory for VolumeFactory {
     type Service = VolumeExport<ServedDisk<QueueRing>>;
 
-    fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError> {
-        let lane = Lane::new(self.volume.clone(), LANES_BEFORE_QUEUES + queue, self.devices.disks(QueueRing));
+    fn files(&self) -> Vec<RawFd> {
+        self.devices.files()
+    }
+
+    fn make(&self, queue: u16, ring: QueueRing) -> std::result::Result<Self::Service, UblkError> {
+        let lane = Lane::new(self.volume.clone(), LANES_BEFORE_QUEUES + queue, self.devices.disks(ring));
         Ok(VolumeExport::new(Rc::new(lane), self.stats.recorder()))
     }
 }
@@ -58,8 +63,12 @@ struct SnapshotFactory {
 impl ServiceFactory for SnapshotFactory {
     type Service = SnapshotExport<ServedDisk<QueueRing>>;
 
-    fn make(&self, _queue: u16) -> std::result::Result<Self::Service, UblkError> {
-        let disks = self.devices.disks(QueueRing);
+    fn files(&self) -> Vec<RawFd> {
+        self.devices.files()
+    }
+
+    fn make(&self, _queue: u16, ring: QueueRing) -> std::result::Result<Self::Service, UblkError> {
+        let disks = self.devices.disks(ring);
         Ok(SnapshotExport::new(self.volume.clone(), disks, self.handle.clone(), self.stats.recorder()))
     }
 }
@@ -72,9 +81,15 @@ struct ScratchFactory {
 impl ServiceFactory for ScratchFactory {
     type Service = ScratchExport<SnapshotExport<ServedDisk<QueueRing>>, QueueDisk>;
 
-    fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError> {
+    fn files(&self) -> Vec<RawFd> {
+        let mut files = self.below.files();
+        files.push(self.overlay.raw_fd());
+        files
+    }
+
+    fn make(&self, queue: u16, ring: QueueRing) -> std::result::Result<Self::Service, UblkError> {
         assert_eq!(queue, 0, "a scratch device has one queue, which owns the overlay");
-        Ok(ScratchExport::new(self.below.make(queue)?, QueueDisk::new(self.overlay.clone(), QueueRing)))
+        Ok(ScratchExport::new(self.below.make(queue, ring.clone())?, QueueDisk::new(self.overlay.clone(), ring)))
     }
 }
 

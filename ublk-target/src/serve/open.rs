@@ -15,6 +15,7 @@ use crate::uring_disk::{Ring, UringDisk};
 use cairn_engine::disk::Disks;
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::volume::{Accept, Limits, OpenOptions, Volume};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -60,6 +61,11 @@ impl Devices {
         tracing::info!(origin = %origin.path().display(), origin_sector, store = %store.path().display(), store_sector,
             "devices are open");
         Ok(Devices { origin, store })
+    }
+
+    /// Their open files.
+    pub fn files(&self) -> Vec<RawFd> {
+        vec![self.origin.raw_fd(), self.store.raw_fd()]
     }
 
     /// Disks for the calling thread, on its ring.

@@ -27,6 +27,7 @@ use control::{block_path, driver_error};
 use libublk::ctrl::UblkCtrlBuilder;
 use libublk::{sys, UblkError, UblkFlags};
 use parameters::{parameters, TAG_BUFFER_BYTES};
+use queue_disk::FIRST_FILE;
 use rustix::fs::{Mode, OFlags};
 use service::ServiceFactory;
 use std::path::PathBuf;
@@ -220,9 +221,13 @@ fn serve<F: ServiceFactory>(
     let all_ready = Arc::new(Barrier::new(usize::from(control.dev_info().nr_hw_queues)));
     let shape = options.shape.clone();
     let ready = report.clone();
+    let files = factory.files();
     let result = control.run_target(
         move |device| {
             device.tgt.dev_size = shape.size_bytes;
+            assert_eq!(device.tgt.nr_fds as usize, FIRST_FILE, "libublk tells the ring of the driver's device first");
+            device.tgt.fds[FIRST_FILE..][..files.len()].copy_from_slice(&files);
+            device.tgt.nr_fds += files.len() as i32;
             device.tgt.params = parameters(&shape);
             Ok(())
         },

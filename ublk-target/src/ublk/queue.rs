@@ -11,6 +11,7 @@
 
 use super::event_fd::EventFd;
 use super::notifier::Notifier;
+use super::queue_disk::QueueRing;
 use super::request::Request;
 use super::service::{Service, ServiceFactory};
 use super::transfer::Transfer;
@@ -40,9 +41,12 @@ pub fn run_queue<F: ServiceFactory>(
 ) -> Result<(), UblkError> {
     make_ring(u32::from(device.dev_info.queue_depth))?;
     let notifier = Notifier::new(Arc::new(EventFd::new()?));
-    let service = Rc::new(factory.make(queue)?);
     let buffer_bytes = device.dev_info.max_io_buf_bytes as usize;
     let buffers: Vec<_> = (0..device.dev_info.queue_depth).map(|_| IoBuf::<u8>::new(buffer_bytes)).collect();
+    let memory: Vec<_> = buffers.iter().map(|buffer| (buffer.as_mut_ptr(), buffer.len())).collect();
+    // SAFETY: a buffer goes with its tag's task, behind the last request that uses it.
+    let ring = unsafe { QueueRing::knowing(factory.files(), &memory) };
+    let service = Rc::new(factory.make(queue, ring)?);
     let executor = Rc::new(LocalExecutor::new());
     let mut tags = Vec::new();
     // A process that is killed between here and its first fetch leaves a device that no other can recover, on Linux 6.12:

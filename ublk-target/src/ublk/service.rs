@@ -8,9 +8,11 @@
 
 #![allow(async_fn_in_trait)]
 
+use super::queue_disk::QueueRing;
 use crate::nbd::Export;
 use cairn_engine::error::Result;
 use libublk::UblkError;
+use std::os::fd::RawFd;
 
 /// Serves the requests of one queue.
 pub trait Service: Export {
@@ -22,6 +24,8 @@ pub trait Service: Export {
 pub trait ServiceFactory: Send + Sync + 'static {
     /// What is made.
     type Service: Service + 'static;
-    /// The service of queue `queue`.
-    fn make(&self, queue: u16) -> std::result::Result<Self::Service, UblkError>;
+    /// Open files that requests will go to; the rings of the queues are told of them beforehand.
+    fn files(&self) -> Vec<RawFd>;
+    /// The service of queue `queue`, on the calling thread's ring.
+    fn make(&self, queue: u16, ring: QueueRing) -> std::result::Result<Self::Service, UblkError>;
 }
