@@ -15,7 +15,7 @@ fn a_send_says_how_far_it_is_when_it_is_asked_and_goes_on() {
     let volume = Volume::attached(&place);
     write_at(&volume, 0, &[1; 256 << 10]);
     place.done(&["snapshot", "v@one"]);
-    let mut command = place.command(&["send", "v@one", "--limit-rate", "2M"]);
+    let mut command = place.command(&["send", "v@one", "--limit-rate", "8M"]);
     let mut sender = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let (mut stream, told) = (sender.stdout.take().expect("a pipe"), sender.stderr.take().expect("a pipe"));
     let mut told = BufReader::new(told);
