@@ -13,6 +13,7 @@
 //! releaser did. Every other look at the bits is a guess that one of these, or the lock of the waiters, confirms.
 //! `models/orders.rs` weakens each of them and is noticed.
 
+use crate::signal::yield_now;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, OnceLock};
 use crate::units::BlockIndex;
@@ -24,6 +25,8 @@ use std::task::{Poll, Waker};
 const PAGE_WORDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 /// Blocks covered by one page of the map (16 MiB of the volume).
 pub const PAGE_BLOCKS: u64 = WORD_BITS * PAGE_WORDS;
+/// Blocks forgone in one go, some tens of microseconds: 1 GiB of the volume.
+const FORGO_STEP_BLOCKS: u64 = 1 << 18;
 const WAITER_SHARDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 
 struct Page {
@@ -152,6 +155,27 @@ impl NeededMap {
             page.needed[index].fetch_and(!claimed, Ordering::Release);
             forgone += u64::from(claimed.count_ones());
             self.wake(word);
+        }
+        forgone
+    }
+
+    /// The same of any number of ranges. Between two steps whoever shares the thread has a turn: the map of a large
+    /// volume takes long.
+    pub async fn forgo_all(&self, ranges: &[Range<BlockIndex>], before: &NeededMap) -> u64 {
+        let (mut forgone, mut left) = (0, FORGO_STEP_BLOCKS);
+        for range in ranges {
+            let mut start = range.start;
+            while start < range.end {
+                let end = range.end.min(start + left);
+                forgone += self.forgo(start..end, before);
+                // However short a range is, it costs a word.
+                left = left.saturating_sub((end - start).max(WORD_BITS));
+                start = end;
+                if left == 0 {
+                    yield_now().await;
+                    left = FORGO_STEP_BLOCKS;
+                }
+            }
         }
         forgone
     }
@@ -296,6 +320,37 @@ mod tests {
         assert_eq!(map.forgo(290..400, &before), 100, "what lies behind the end of the map before was not needed");
         let all = NeededMap::new(400, false);
         assert_eq!(NeededMap::new(400, true).forgo(0..400, &all), 400);
+    }
+
+    #[test]
+    fn much_is_forgone_in_steps_between_which_others_have_a_turn() {
+        use futures_util::task::noop_waker_ref;
+        use std::future::Future;
+        use std::pin::pin;
+        use std::task::Context;
+        let blocks = 5 * FORGO_STEP_BLOCKS;
+        let nobody = NeededMap::new(0, false);
+        let halves: Vec<Range<u64>> = (0..blocks).step_by(128).map(|start| start..start + 64).collect();
+        for (ranges, expected) in
+            [(vec![3..FORGO_STEP_BLOCKS * 4 + 5], 4 * FORGO_STEP_BLOCKS + 2), (halves, blocks / 2)]
+        {
+            let map = NeededMap::new(blocks, true);
+            let mut forgoing = pin!(map.forgo_all(&ranges, &nobody));
+            let is_forgone = |block: &u64| !map.is_needed(*block);
+            let (mut done, mut turns) = (0, 0);
+            loop {
+                let polled = forgoing.as_mut().poll(&mut Context::from_waker(noop_waker_ref()));
+                let now = (0..blocks).filter(is_forgone).count() as u64;
+                assert!(now - done <= FORGO_STEP_BLOCKS, "{} in one go", now - done);
+                done = now;
+                if let Poll::Ready(forgone) = polled {
+                    assert_eq!((forgone, done), (expected, expected));
+                    break;
+                }
+                turns += 1;
+            }
+            assert_eq!(turns, expected / FORGO_STEP_BLOCKS);
+        }
     }
 
     #[test]

@@ -283,6 +283,8 @@ impl ControlHandler for Worker {
 
     async fn stats(&self) -> Result<StatsReport> {
         let stats = self.volume.stats().await;
+        let (paths, store_id) = (self.paths.clone(), self.identity.store_id);
+        let audit = self.off_thread(move |_| crate::audit::last_report(&paths, store_id)).await;
         Ok(StatsReport {
             volume: self.config.name.clone(),
             since: Timestamp::from_unix_ms(self.attached_unix_ms),
@@ -303,6 +305,7 @@ impl ControlHandler for Worker {
                 not_in_use_bytes: self.volume.holes_now().blocks() * BLOCK_BYTES as u64,
             },
             cut_pauses: self.stats.cut_pauses(),
+            audit,
         })
     }
 
