@@ -34,6 +34,8 @@ const DEPTH: u64 = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Case {
+    /// The same writes on the disk alone: what counting itself costs.
+    Bare,
     /// A write of 4 KiB without any snapshot.
     PassThrough,
     /// The same on a volume of 16 TiB.
@@ -148,6 +150,7 @@ async fn open<D: Disk>(disks: &Rc<Disks<D>>) -> (Arc<Volume>, Lane<D>) {
 /// Sets the case up, repeats it, and says how long the repetitions took.
 pub async fn run(case: Case, count: u64) -> Duration {
     match case {
+        Case::Bare => bare_writes(&Rig::new(SMALL_BYTES, false).await, count).await,
         Case::PassThrough => writes(&Rig::new(SMALL_BYTES, false).await, 0, count).await,
         Case::PassThroughLarge => writes(&Rig::new(LARGE_BYTES, false).await, 0, count).await,
         Case::Rewrite => {
@@ -177,6 +180,15 @@ async fn writes(rig: &Rig<MemoryDisk>, from: u64, count: u64) -> Duration {
     let begun = Instant::now();
     for index in from..from + count {
         rig.write(rig.block(index), &data).await;
+    }
+    begun.elapsed()
+}
+
+async fn bare_writes(rig: &Rig<MemoryDisk>, count: u64) -> Duration {
+    let data = aligned_buffer(BLOCK as usize);
+    let begun = Instant::now();
+    for index in 0..count {
+        rig.disks.origin.write(rig.block(index) * BLOCK, &data).await.expect("a write");
     }
     begun.elapsed()
 }

@@ -139,11 +139,13 @@ async fn save(rig: &Rig<ZeroDisk>, bytes: u64) -> u64 {
 async fn first_writes_ns(rig: &Rig<ZeroDisk>, round: u64) -> f64 {
     let mut data = aligned_buffer(BLOCK as usize);
     data.fill(1);
+    let saved_before = rig.volume.stats().await.blocks_saved;
     let begun = Instant::now();
     for index in round * FIRST_WRITES..(round + 1) * FIRST_WRITES {
-        rig.lane.write(rig.block(index), &data, false).await.expect("a write");
+        rig.lane.write(rig.block(index) * BLOCK, &data, false).await.expect("a write");
     }
     let spent = begun.elapsed();
+    assert_eq!(rig.volume.stats().await.blocks_saved - saved_before, FIRST_WRITES, "each of them saved a block");
     rig.background().await;
     spent.as_nanos() as f64 / FIRST_WRITES as f64
 }

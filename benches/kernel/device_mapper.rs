@@ -9,6 +9,7 @@ use super::disk::Disk;
 use super::run;
 use crate::turns::{device_target, Stack};
 use anyhow::{Context, Result};
+use cairn_engine::disk::aligned_buffer;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,20 @@ fn create(name: &str, table: &str) -> Result<PathBuf> {
     run("dmsetup", &["create", name, "--table", table])?;
     run("dmsetup", &["mknodes"])?;
     Ok(Path::new("/dev/mapper").join(name))
+}
+
+/// What a store says of itself is gone.
+fn wipe(store: &Disk) -> Result<()> {
+    let (file, zeroes) = (open_direct(&store.path())?, aligned_buffer(4096));
+    file.write_all_at(&zeroes, 0).with_context(|| format!("{} cannot be wiped", store.path().display()))
+}
+
+/// Does what has to see a device that nobody writes to.
+fn while_suspended(name: &str, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    run("dmsetup", &["suspend", name])?;
+    change()?;
+    run("dmsetup", &["resume", name])?;
+    Ok(())
 }
 
 /// A disk with persistent dm-snapshots.
@@ -57,20 +72,20 @@ impl Stack for DmSnapshot {
         &self.stores
     }
     fn renew_snapshots(&mut self) -> Result<()> {
-        run("dmsetup", &["suspend", &self.name])?;
-        for (index, store) in self.stores.iter().enumerate() {
-            let name = self.snapshot_name(index);
-            if self.taken {
-                run("dmsetup", &["remove", &name])?;
+        while_suspended(&self.name, || {
+            for (index, store) in self.stores.iter().enumerate() {
+                let name = self.snapshot_name(index);
+                if self.taken {
+                    run("dmsetup", &["remove", &name])?;
+                }
+                wipe(store)?;
+                let (origin, store) = (self.origin[0].path(), store.path());
+                let (sectors, origin, store) = (self.sectors, origin.display(), store.display());
+                create(&name, &format!("0 {sectors} snapshot {origin} {store} P {CHUNK_SECTORS}"))?;
             }
-            let file = open_direct(&store.path())?;
-            file.write_all_at(&cairn_engine::disk::aligned_buffer(4096), 0).context("a store cannot be wiped")?;
-            let (origin, store) = (self.origin[0].path(), store.path());
-            let (sectors, origin, store) = (self.sectors, origin.display(), store.display());
-            create(&name, &format!("0 {sectors} snapshot {origin} {store} P {CHUNK_SECTORS}"))?;
-        }
+            Ok(())
+        })?;
         self.taken = true;
-        run("dmsetup", &["resume", &self.name])?;
         Ok(())
     }
 }
@@ -88,8 +103,7 @@ pub struct DmThin {
 impl DmThin {
     /// A provisioned thin volume that is going to have so many snapshots.
     pub fn new(name: &str, size_mib: u64, data: Disk, metadata: Disk, snapshots: u32) -> Result<DmThin> {
-        let file = open_direct(&metadata.path())?;
-        file.write_all_at(&cairn_engine::disk::aligned_buffer(4096), 0).context("the metadata cannot be wiped")?;
+        wipe(&metadata)?;
         let data_sectors: u64 = run("blockdev", &["--getsz", &data.path().display().to_string()])?.trim().parse()?;
         let (metadata_path, data_path) = (metadata.path(), data.path());
         let (metadata_path, data_path) = (metadata_path.display(), data_path.display());
@@ -117,15 +131,16 @@ impl Stack for DmThin {
     }
     fn renew_snapshots(&mut self) -> Result<()> {
         let pool = format!("{}-pool", self.name);
-        run("dmsetup", &["suspend", &self.name])?;
-        for number in 1..=self.snapshots {
-            if self.taken {
-                run("dmsetup", &["message", &pool, "0", &format!("delete {number}")])?;
+        while_suspended(&self.name, || {
+            for number in 1..=self.snapshots {
+                if self.taken {
+                    run("dmsetup", &["message", &pool, "0", &format!("delete {number}")])?;
+                }
+                run("dmsetup", &["message", &pool, "0", &format!("create_snap {number} 0")])?;
             }
-            run("dmsetup", &["message", &pool, "0", &format!("create_snap {number} 0")])?;
-        }
+            Ok(())
+        })?;
         self.taken = true;
-        run("dmsetup", &["resume", &self.name])?;
         Ok(())
     }
 }

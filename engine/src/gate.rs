@@ -29,7 +29,8 @@ pub struct Gate {
 /// Being inside the gate; leaving is dropping it.
 pub struct Passage<'a> {
     gate: &'a Gate,
-    lane: u16,
+    /// The lane's.
+    count: &'a AtomicU32,
 }
 
 impl Gate {
@@ -46,8 +47,9 @@ impl Gate {
     /// Enters if the gate is open.
     #[inline]
     pub fn try_enter(&self, lane: u16) -> Option<Passage<'_>> {
-        self.lanes[lane as usize].fetch_add(1, Ordering::SeqCst);
-        let passage = Passage { gate: self, lane };
+        let count = &*self.lanes[lane as usize];
+        count.fetch_add(1, Ordering::SeqCst);
+        let passage = Passage { gate: self, count };
         // A closed gate: the passage is dropped at once, which takes the count back and tells the drainer.
         (!self.closed.load(Ordering::SeqCst)).then_some(passage)
     }
@@ -109,7 +111,7 @@ impl Gate {
 impl Drop for Passage<'_> {
     #[inline]
     fn drop(&mut self) {
-        let before = self.gate.lanes[self.lane as usize].fetch_sub(1, Ordering::SeqCst);
+        let before = self.count.fetch_sub(1, Ordering::SeqCst);
         assert!(before > 0);
         if before == 1 && self.gate.closed.load(Ordering::SeqCst) {
             self.gate.left.notify();

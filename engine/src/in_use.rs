@@ -15,9 +15,9 @@ use crate::holes::{Holes, HolesBuilder};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock, RwLock};
 use crate::units::BlockIndex;
+use crate::words::{words_of, WORD_BITS};
 use std::ops::Range;
 
-const WORD_BITS: u64 = 64;
 /// In models a page is as small as it can be.
 const PAGE_WORDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 const PAGE_GRANULES: u64 = WORD_BITS * PAGE_WORDS;
@@ -96,12 +96,12 @@ impl InUseMap {
 
     fn any_free(&self, range: Range<BlockIndex>) -> bool {
         assert!(range.end <= self.blocks);
-        words(self.granules_touched(range)).any(|(word, mask)| self.free_word(word) & mask != 0)
+        words_of(self.granules_touched(range)).any(|(word, mask)| self.free_word(word) & mask != 0)
     }
 
     /// A write puts something there. Inside the gate.
     pub fn set_in_use(&self, range: Range<BlockIndex>) {
-        for (word, mask) in words(self.granules_touched(range)) {
+        for (word, mask) in words_of(self.granules_touched(range)) {
             if self.free_word(word) & mask != 0 {
                 self.page(word)[(word % PAGE_WORDS) as usize].fetch_and(!mask, Ordering::Relaxed);
             }
@@ -115,7 +115,7 @@ impl InUseMap {
             return;
         }
         self.may_have_free.store(true, Ordering::Relaxed);
-        for (word, mask) in words(granules) {
+        for (word, mask) in words_of(granules) {
             self.page(word)[(word % PAGE_WORDS) as usize].fetch_or(mask, Ordering::Relaxed);
         }
     }
@@ -222,19 +222,8 @@ impl InUseMap {
         let copied = page.map_or(0, |page| page[(word % PAGE_WORDS) as usize].load(Ordering::Relaxed));
         let first = word * WORD_BITS;
         let grown = before.granules().max(first)..self.granules().min(first + WORD_BITS);
-        copied | words(grown).next().map_or(0, |(_, mask)| mask)
+        copied | words_of(grown).next().map_or(0, |(_, mask)| mask)
     }
-}
-
-/// The words that a range of bits touches, each with the mask of its bits inside the range.
-fn words(range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
-    let touched = if range.is_empty() { 0..0 } else { range.start / WORD_BITS..range.end.div_ceil(WORD_BITS) };
-    touched.map(move |word| {
-        let first = word * WORD_BITS;
-        let low = range.start.saturating_sub(first);
-        let high = (range.end - first).min(WORD_BITS);
-        (word, (u64::MAX << low) & (u64::MAX >> (WORD_BITS - high)))
-    })
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]

@@ -38,3 +38,4 @@ pub mod view;
 pub mod volume;
 pub mod waits;
 pub mod watch;
+mod words;

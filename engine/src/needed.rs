@@ -15,17 +15,20 @@
 //! that had to be done first. Every other look at the bits is a guess that one of these, or the lock of the waiters, confirms.
 //! `models/orders.rs` weakens each of them and is noticed.
 
+use crate::signal::yield_now;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, OnceLock};
 use crate::units::BlockIndex;
+use crate::words::{words_of, WORD_BITS};
 use std::ops::Range;
 use std::task::{Poll, Waker};
 
-const WORD_BITS: u64 = 64;
 /// In models a page is as small as it can be: every word of it is made anew for every interleaving.
 const PAGE_WORDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 /// Blocks covered by one page of the map (16 MiB of the volume).
 pub const PAGE_BLOCKS: u64 = WORD_BITS * PAGE_WORDS;
+/// Blocks forgone in one go, some tens of microseconds: 1 GiB of the volume.
+const FORGO_STEP_BLOCKS: u64 = 1 << 18;
 const WAITER_SHARDS: u64 = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 
 struct Page {
@@ -101,7 +104,7 @@ impl NeededMap {
             return false;
         }
         let range = planted!("last-block-missed", range.start..(range.end - 1).max(range.start + 1), range);
-        masks(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
+        words_of(range).any(|(word, mask)| match self.pages[(word / PAGE_WORDS) as usize].get() {
             None => true,
             // Pairs with `settle`: what is found clear was saved before.
             Some(page) => page.needed[(word % PAGE_WORDS) as usize].load(Ordering::Acquire) & mask != 0,
@@ -116,7 +119,7 @@ impl NeededMap {
     /// Claims every block of the range that is needed and unclaimed; appends them to `claimed`, ascending, as runs.
     pub fn claim(&self, range: Range<BlockIndex>, claimed: &mut Vec<Range<BlockIndex>>) {
         assert!(self.has_pages() && range.end <= self.blocks);
-        for (word, mask) in masks(range) {
+        for (word, mask) in words_of(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             // A guess: a bit that was settled meanwhile is claimed for ever, so it is not turned on below.
             let needed = page.needed[index].load(Ordering::Relaxed) & mask;
@@ -161,7 +164,7 @@ impl NeededMap {
             return 0;
         }
         let mut forgone = 0;
-        for (word, mask) in masks(range.start.min(self.blocks)..range.end.min(self.blocks)) {
+        for (word, mask) in words_of(range.start.min(self.blocks)..range.end.min(self.blocks)) {
             let free = mask & !before.needed_word(word);
             if free == 0 {
                 continue;
@@ -173,6 +176,27 @@ impl NeededMap {
             page.needed[index].fetch_and(!claimed, Ordering::Release);
             forgone += u64::from(claimed.count_ones());
             self.wake(word);
+        }
+        forgone
+    }
+
+    /// The same of any number of ranges. Between two steps whoever shares the thread has a turn: the map of a large
+    /// volume takes long.
+    pub async fn forgo_all(&self, ranges: &[Range<BlockIndex>], before: &NeededMap) -> u64 {
+        let (mut forgone, mut left) = (0, FORGO_STEP_BLOCKS);
+        for range in ranges {
+            let mut start = range.start;
+            while start < range.end {
+                let end = range.end.min(start + left);
+                forgone += self.forgo(start..end, before);
+                // However short a range is, it costs a word.
+                left = left.saturating_sub((end - start).max(WORD_BITS));
+                start = end;
+                if left == 0 {
+                    yield_now().await;
+                    left = FORGO_STEP_BLOCKS;
+                }
+            }
         }
         forgone
     }
@@ -191,7 +215,7 @@ impl NeededMap {
     /// Gives back claims that were not settled; who waited for them tries itself.
     pub fn release(&self, claimed: &[Range<BlockIndex>]) {
         for range in claimed {
-            for (word, mask) in masks(range.clone()) {
+            for (word, mask) in words_of(range.clone()) {
                 let page = self.page(word);
                 let index = (word % PAGE_WORDS) as usize;
                 // The claims are this caller's, so nobody else settles these bits meanwhile.
@@ -207,7 +231,7 @@ impl NeededMap {
     /// stopped. True if there was something to wait for.
     pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) -> bool {
         let mut waited = false;
-        for (word, mask) in masks(range) {
+        for (word, mask) in words_of(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             // Ordered by the lock below; the caller tests again before it relies on what it finds.
             let being_saved = || {
@@ -257,18 +281,6 @@ impl NeededMap {
         let pages = self.pages.iter().filter(|page| page.get().is_some()).count();
         pages * size_of::<Page>() + std::mem::size_of_val(&*self.pages)
     }
-}
-
-/// The words that a range of bits touches, each with the mask of its bits inside the range.
-fn masks(range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
-    let words = if range.is_empty() { 0..0 } else { range.start / WORD_BITS..range.end.div_ceil(WORD_BITS) };
-    words.map(move |word| {
-        let first = word * WORD_BITS;
-        let low = range.start.saturating_sub(first);
-        let high = (range.end - first).min(WORD_BITS);
-        let mask = (u64::MAX << low) & (u64::MAX >> (WORD_BITS - high));
-        (word, mask)
-    })
 }
 
 /// Appends the set bits as runs, joining the last run where they touch.
@@ -332,6 +344,37 @@ mod tests {
         assert_eq!(map.forgo(290..400, &before), 100, "what lies behind the end of the map before was not needed");
         let all = NeededMap::new(400, false);
         assert_eq!(NeededMap::new(400, true).forgo(0..400, &all), 400);
+    }
+
+    #[test]
+    fn much_is_forgone_in_steps_between_which_others_have_a_turn() {
+        use futures_util::task::noop_waker_ref;
+        use std::future::Future;
+        use std::pin::pin;
+        use std::task::Context;
+        let blocks = 5 * FORGO_STEP_BLOCKS;
+        let nobody = NeededMap::new(0, false);
+        let halves: Vec<Range<u64>> = (0..blocks).step_by(128).map(|start| start..start + 64).collect();
+        for (ranges, expected) in
+            [(vec![3..FORGO_STEP_BLOCKS * 4 + 5], 4 * FORGO_STEP_BLOCKS + 2), (halves, blocks / 2)]
+        {
+            let map = NeededMap::new(blocks, true);
+            let mut forgoing = pin!(map.forgo_all(&ranges, &nobody));
+            let is_forgone = |block: &u64| !map.is_needed(*block);
+            let (mut done, mut turns) = (0, 0);
+            loop {
+                let polled = forgoing.as_mut().poll(&mut Context::from_waker(noop_waker_ref()));
+                let now = (0..blocks).filter(is_forgone).count() as u64;
+                assert!(now - done <= FORGO_STEP_BLOCKS, "{} in one go", now - done);
+                done = now;
+                if let Poll::Ready(forgone) = polled {
+                    assert_eq!((forgone, done), (expected, expected));
+                    break;
+                }
+                turns += 1;
+            }
+            assert_eq!(turns, expected / FORGO_STEP_BLOCKS);
+        }
     }
 
     #[test]

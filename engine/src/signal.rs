@@ -1,4 +1,4 @@
-//! A wake-up that cannot be lost: listen first, look at the condition, then wait.
+//! Turns of tasks: a wake-up that cannot be lost (listen first, look at the condition, then wait), and giving way.
 //!
 //! Invariants:
 //! - A listener taken before `notify` resolves, however late it is polled.
@@ -48,6 +48,19 @@ impl Signal {
             waker.wake();
         }
     }
+}
+
+/// Lets other tasks run first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Future for Listener<'_> {

@@ -64,7 +64,7 @@ pub fn blocks_touched(offset_bytes: u64, length_bytes: u64) -> Range<BlockIndex>
     if length_bytes == 0 {
         return start..start;
     }
-    start..blocks_for(offset_bytes + length_bytes)
+    start..((offset_bytes + length_bytes - 1) >> BLOCK_SHIFT) + 1
 }
 
 /// The blocks that lie whole inside a range of bytes. A volume that ends within a block counts that
@@ -80,13 +80,16 @@ pub fn blocks_inside(offset_bytes: u64, length_bytes: u64, size_bytes: u64) -> R
 /// is in two of them.
 #[inline]
 pub fn pieces(offset_bytes: u64, length_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
-    let end_bytes = offset_bytes + length_bytes;
-    let mut at = offset_bytes;
+    let (mut at, mut left) = (offset_bytes, length_bytes);
     std::iter::from_fn(move || {
-        let piece_end = ((at >> BLOCK_SHIFT) + PIECE_BLOCKS_MAX) << BLOCK_SHIFT;
-        let piece = (at, end_bytes.min(piece_end) - at);
-        at += piece.1;
-        (piece.1 > 0).then_some(piece)
+        if left == 0 {
+            return None;
+        }
+        let piece_bytes = left.min((PIECE_BLOCKS_MAX << BLOCK_SHIFT) - at % BLOCK_BYTES as u64);
+        let piece = (at, piece_bytes);
+        at += piece_bytes;
+        left -= piece_bytes;
+        Some(piece)
     })
 }
 

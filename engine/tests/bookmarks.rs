@@ -2,6 +2,7 @@
 
 use cairn_engine::delta::{DeltaPoint, Extent};
 use cairn_engine::error::{ErrorKind, Result};
+use cairn_engine::format::superblock::{self, Superblock, INCOMPATIBLE_BOOKMARKS};
 use cairn_engine::sim::rig::{snapshot_name, Rig};
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, SimDiskOptions};
 use cairn_engine::snapshot::BrokenReason;
@@ -40,6 +41,51 @@ fn changed_since(rig: &Rig, older: &str, newer: Option<&str>) -> Result<Vec<(u64
 
 fn free_segments(rig: &Rig) -> u64 {
     block_on(rig.volume.stats()).segments_free
+}
+
+fn superblock_of(rig: &Rig) -> Superblock {
+    block_on(superblock::read(&rig.disks.store)).expect("a store").superblock
+}
+
+fn features(rig: &Rig) -> u64 {
+    superblock_of(rig).incompatible
+}
+
+#[test]
+fn the_first_bookmark_keeps_programs_away_that_do_not_know_any_and_no_crash_lets_them_in() {
+    let mut rig = rig(64 << 20);
+    write(&rig, 20..40, 1);
+    rig.snapshot("a").expect("snapshot");
+    rig.snapshot("b").expect("snapshot");
+    assert_eq!(features(&rig), 0, "without bookmarks any program may read the store");
+    bookmark(&rig, "a").expect("it is whole");
+    assert_eq!(features(&rig), INCOMPATIBLE_BOOKMARKS);
+    let sequence = superblock_of(&rig).sequence;
+    bookmark(&rig, "b").expect("it is whole");
+    assert_eq!(superblock_of(&rig).sequence, sequence, "a second one has nothing to say");
+    for seed in 0..8 {
+        rig = rig.recover(seed, Crash::Power).expect("attach");
+        assert_eq!(features(&rig), INCOMPATIBLE_BOOKMARKS, "seed {seed}");
+    }
+    for name in ["a", "b"] {
+        block_on(rig.volume.delete(&rig.disks, &snapshot_name(name))).expect("delete");
+    }
+    rig.work().expect("work");
+    assert_eq!(features(&rig), INCOMPATIBLE_BOOKMARKS, "entries without images may be left");
+}
+
+#[test]
+fn a_store_that_does_not_take_the_feature_gets_no_bookmark() {
+    let rig = rig(64 << 20);
+    rig.snapshot("a").expect("snapshot");
+    let superblock_b = (64 << 10)..(68 << 10);
+    rig.disks.store.inject(Fault { range_bytes: Some(superblock_b), ..Fault::once(FaultTarget::Write, 0) });
+    bookmark(&rig, "a").expect_err("the store failed");
+    assert_eq!(block_on(rig.volume.bookmarks()).len(), 0);
+    let rig = rig.recover(1, Crash::Power).expect("attach");
+    assert_eq!(block_on(rig.volume.snapshots()).len(), 1, "it is a snapshot still");
+    bookmark(&rig, "a").expect("it is whole");
+    assert_eq!(features(&rig), INCOMPATIBLE_BOOKMARKS);
 }
 
 #[test]

@@ -108,14 +108,47 @@ fn a_discard_of_parts_of_blocks_frees_only_whole_ones_and_watched_blocks_never()
 }
 
 #[test]
-fn a_granule_is_free_when_all_its_blocks_are() {
+fn a_discard_of_part_of_a_granule_is_forgotten_until_one_discards_all_of_it() {
+    let rig = rig_with_granules_of(16);
+    // Together they are granule 7; neither of them is.
+    discard(&rig, 112..120);
+    discard(&rig, 120..128);
+    assert_eq!(holes(&rig), []);
+    // As fstrim says it again: the whole free range at once.
+    discard(&rig, 110..130);
+    assert_eq!(holes(&rig), std::slice::from_ref(&(112..128)));
+}
+
+#[test]
+fn a_cut_of_a_large_volume_forgoes_all_of_its_holes() {
+    let bytes = 3 << 30;
+    let (origin, store) = (SimDiskOptions::new("origin", bytes), SimDiskOptions::new("store", STORE_BYTES));
+    let rig = Rig::new(origin, store, SEGMENT_BYTES, Limits::default());
+    discard(&rig, 0..bytes / BLOCK);
+    rig.snapshot("a").expect("no fault");
+    let free: u64 = holes(&rig).iter().map(|hole| hole.end - hole.start).sum();
+    assert!(free > bytes / BLOCK - 100);
+    assert_eq!(block_on(rig.volume.stats()).blocks_forgone, free);
+    for block in [1000, free / 2, free - 1000] {
+        write(&rig, block..block + 1, 1);
+    }
+    assert_eq!(saved(&rig), 0);
+}
+
+/// A volume with so many blocks to a bit of its in-use map.
+fn rig_with_granules_of(granule_blocks: u32) -> Rig {
     let disks = Disks {
         origin: SimDisk::new(SimDiskOptions::new("origin", VOLUME_BYTES)),
         store: SimDisk::new(SimDiskOptions::new("store", STORE_BYTES)),
     };
-    let options = CreateOptions { granule_blocks: 16, ..create_options(SEGMENT_BYTES) };
+    let options = CreateOptions { granule_blocks, ..create_options(SEGMENT_BYTES) };
     block_on(create(&disks, &options)).expect("large enough");
-    let rig = Rig::attach(disks, Limits::default(), StateDirectory::default()).expect("new");
+    Rig::attach(disks, Limits::default(), StateDirectory::default()).expect("new")
+}
+
+#[test]
+fn a_granule_is_free_when_all_its_blocks_are() {
+    let rig = rig_with_granules_of(16);
     discard(&rig, SOME.start..SOME.end);
     assert_eq!(holes(&rig), std::slice::from_ref(&(112..400)));
     write(&rig, 200..201, 1);

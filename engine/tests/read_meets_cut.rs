@@ -2,7 +2,7 @@
 
 use cairn_engine::disk::{aligned_buffer, Disk, Disks};
 use cairn_engine::error::Result;
-use cairn_engine::sim::executor::yield_now;
+use cairn_engine::signal::yield_now;
 use cairn_engine::sim::rig::{snapshot_name, Rig};
 use cairn_engine::sim::{Scheduler, SimDisk, SimDiskOptions};
 use cairn_engine::volume::Limits;

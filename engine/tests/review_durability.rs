@@ -5,7 +5,7 @@ use cairn_engine::deadline::Deadline;
 use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::error::Result;
 use cairn_engine::lane::Lane;
-use cairn_engine::sim::executor::yield_now;
+use cairn_engine::signal::yield_now;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, Rig, StateDirectory};
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, Scheduler, SimDisk, SimDiskOptions};
 use cairn_engine::units::Epoch;

@@ -6,7 +6,7 @@ use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::error::ErrorKind;
 use cairn_engine::holes::Holes;
 use cairn_engine::lane::Lane;
-use cairn_engine::sim::executor::yield_now;
+use cairn_engine::signal::yield_now;
 use cairn_engine::sim::oracle::{Change, Existence};
 use cairn_engine::sim::picture::Picture;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, StateDirectory};

@@ -3,7 +3,7 @@
 use cairn_engine::deadline::Deadline;
 use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::format::geometry::Geometry;
-use cairn_engine::sim::executor::yield_now;
+use cairn_engine::signal::yield_now;
 use cairn_engine::sim::rig::{open_options, snapshot_name, snapshot_options, Rig, StateDirectory};
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, Scheduler, SimDiskOptions};
 use cairn_engine::volume::{Limits, Volume};

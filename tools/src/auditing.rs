@@ -7,10 +7,12 @@
 
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
+use crate::output::bytes::format_bytes;
 use crate::rate::Pace;
 use crate::source::{Changes, ReadAhead, SnapshotSource};
 use cairn_target::config::write_durably;
-use cairn_target::control::api::{SnapshotReport, SnapshotState, Timestamp};
+use cairn_target::control::api::{AuditReport, SnapshotReport, SnapshotState, Timestamp};
+use cairn_target::paths::VolumePaths;
 use cairn_target::process::now_unix_ms;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -27,28 +29,7 @@ const UNKNOWN: [u8; HASH_BYTES] = [0; HASH_BYTES];
 /// Spreads neighbouring extents over the rounds.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What an audit found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Report {
-    /// The volume.
-    pub volume: String,
-    /// When.
-    pub at: Timestamp,
-    /// The snapshot that was read.
-    pub snapshot: String,
-    /// The snapshot of the audit before; null where there was none to compare with.
-    pub since: Option<String>,
-    /// Bytes that no delta touched and whose content was compared.
-    pub compared_bytes: u64,
-    /// Bytes of which a hash is known now.
-    pub known_bytes: u64,
-    /// Extents whose content changed without being reported.
-    pub wrong_extents: u64,
-    /// Where the first of them begins; null where there is none.
-    pub first_wrong_bytes: Option<u64>,
-}
-
-/// What is kept from audit to audit, beside the hashes.
+/// What is kept from audit to audit, beside the hashes. `cairn_target::audit` reads a part of it.
 #[derive(Serialize, Deserialize)]
 struct State {
     store_id: Uuid,
@@ -56,7 +37,7 @@ struct State {
     epoch: u64,
     size_bytes: u64,
     round: u64,
-    report: Report,
+    report: AuditReport,
 }
 
 /// The files of one volume.
@@ -66,9 +47,8 @@ struct Files {
 }
 
 impl Files {
-    fn new(context: &Context, volume: &str) -> Files {
-        let directory = context.paths.state_dir.join("audit");
-        Files { state: directory.join(format!("{volume}.json")), hashes: directory.join(format!("{volume}.hashes")) }
+    fn new(paths: VolumePaths) -> Files {
+        Files { hashes: paths.audit.with_extension("hashes"), state: paths.audit }
     }
 
     /// The state with its hashes; none where either is missing or does not fit the other.
@@ -91,10 +71,22 @@ impl Files {
     }
 }
 
-/// The last audit of a volume; none where there was none.
-pub fn last_report(context: &Context, volume: &str) -> Option<Report> {
-    let state: State = serde_json::from_slice(&std::fs::read(Files::new(context, volume).state).ok()?).ok()?;
-    Some(state.report)
+/// Forgets the audits of a volume that is gone.
+pub fn forget(paths: VolumePaths) {
+    let files = Files::new(paths);
+    for path in [files.state, files.hashes] {
+        // Of another store they would count for nothing.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// What was found, for people.
+pub fn sentence(report: &AuditReport) -> String {
+    let compared = format_bytes(report.compared_bytes);
+    match report.first_wrong_bytes {
+        None => format!("{}, {compared} compared, deltas left nothing out", report.at),
+        Some(first) => format!("{}, WRONG: {} extents, the first at {first}", report.at, report.wrong_extents),
+    }
 }
 
 fn extents_of(size_bytes: u64) -> u64 {
@@ -148,11 +140,16 @@ fn still_claimed(
 }
 
 /// Reads a share of the youngest snapshot, compares it with what is known, and keeps what was read for the next time.
-pub fn audit(context: &Context, source: &Arc<dyn SnapshotSource>, percent: u8, pace: Pace) -> Result<Report, Failure> {
+pub fn audit(
+    context: &Context,
+    source: &Arc<dyn SnapshotSource>,
+    percent: u8,
+    pace: Pace,
+) -> Result<AuditReport, Failure> {
     let newest = youngest(source)?;
     let _hold = source.hold(&newest.name)?;
     let facts = source.facts();
-    let files = Files::new(context, &facts.volume);
+    let files = Files::new(context.paths.volume(&facts.volume)?);
     let mut round = 0;
     let mut since = None;
     let mut hashes = vec![UNKNOWN; extents_of(newest.size_bytes) as usize];
@@ -162,7 +159,7 @@ pub fn audit(context: &Context, source: &Arc<dyn SnapshotSource>, percent: u8, p
         }
         round = state.round + 1;
     }
-    let mut report = Report {
+    let mut report = AuditReport {
         volume: facts.volume.clone(),
         at: Timestamp::from_unix_ms(now_unix_ms()),
         snapshot: newest.name.clone(),
@@ -194,7 +191,7 @@ fn look(
     hashes: &mut [[u8; HASH_BYTES]],
     in_sample: impl Fn(u64) -> bool,
     pace: Pace,
-    report: &mut Report,
+    report: &mut AuditReport,
 ) -> Outcome {
     let sampled = (0..hashes.len() as u64).filter(|extent| in_sample(*extent)).count();
     let mut known_left = sampled;

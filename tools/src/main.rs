@@ -1,6 +1,7 @@
 //! The command `cairn`: snapshots for any Linux disk.
 
 mod arguments;
+mod asked;
 mod auditing;
 mod block_io;
 mod change_map;

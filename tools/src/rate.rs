@@ -2,10 +2,13 @@
 //!
 //! Invariants:
 //! - Over any longer stretch no more is written than the limit allows.
-//! - At most a line a second is printed.
+//! - Nobody who does not ask gets more than a line a second.
 
+use crate::asked::{whenever_asked, Answering};
 use crate::output::bytes::format_bytes;
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What may be written in one go without waiting.
@@ -67,64 +70,80 @@ impl<W: Write> Write for Limited<W> {
     }
 }
 
-/// Says on standard error how far something is.
+/// Says on standard error how far something is: line by line where that is wanted, and whenever somebody asks.
 pub struct Progress {
     shown: bool,
+    last: Instant,
+    reached: Arc<Reached>,
+    _answering: Option<Answering>,
+}
+
+/// How far it is.
+struct Reached {
     what: String,
     started: Instant,
-    last: Instant,
-    done_bytes: u64,
+    done_bytes: AtomicU64,
     total_bytes: Option<u64>,
     /// A terminal's line is written over; a log gets line after line.
     terminal: bool,
 }
 
 impl Progress {
-    /// Nothing is printed unless `shown`.
+    /// Unless `shown` nothing is printed that nobody asks for.
     pub fn new(shown: bool, what: &str) -> Progress {
-        let (now, terminal) = (Instant::now(), std::io::stderr().is_terminal());
-        Progress { shown, what: what.to_owned(), started: now, last: now, done_bytes: 0, total_bytes: None, terminal }
+        Progress::begin(shown, what, None)
     }
 
     /// The same, of a known total.
     pub fn of(shown: bool, what: &str, total_bytes: u64) -> Progress {
-        Progress { total_bytes: Some(total_bytes), ..Progress::new(shown, what) }
+        Progress::begin(shown, what, Some(total_bytes))
+    }
+
+    fn begin(shown: bool, what: &str, total_bytes: Option<u64>) -> Progress {
+        let (started, terminal) = (Instant::now(), std::io::stderr().is_terminal());
+        let done_bytes = AtomicU64::new(0);
+        let reached = Arc::new(Reached { what: what.to_owned(), started, done_bytes, total_bytes, terminal });
+        let asked = Arc::clone(&reached);
+        let _answering = whenever_asked(move || asked.print(true));
+        Progress { shown, last: started, reached, _answering }
     }
 
     /// It is so far now.
     pub fn at(&mut self, done_bytes: u64) {
-        self.done_bytes = done_bytes;
+        self.reached.done_bytes.store(done_bytes, Ordering::Relaxed);
         if self.shown && self.last.elapsed() >= LINE_INTERVAL {
             self.last = Instant::now();
-            self.print();
+            self.reached.print(false);
         }
     }
 
     /// It is further by so much.
     pub fn add(&mut self, bytes: u64) {
-        self.at(self.done_bytes + bytes);
+        self.at(self.reached.done_bytes.load(Ordering::Relaxed) + bytes);
     }
 
     /// It is done.
     pub fn end(&mut self) {
         if self.shown {
-            self.print();
-            if self.terminal {
-                eprintln!();
-            }
+            self.reached.print(true);
         }
     }
+}
 
-    fn print(&self) {
-        let rate = self.done_bytes as f64 / self.started.elapsed().as_secs_f64().max(0.001);
+impl Reached {
+    /// `stays`: the line is not written over by the next one.
+    fn print(&self, stays: bool) {
+        let done_bytes = self.done_bytes.load(Ordering::Relaxed);
+        let rate = done_bytes as f64 / self.started.elapsed().as_secs_f64().max(0.001);
         let of = match self.total_bytes {
-            Some(total) => format!(" of {}, {} %", format_bytes(total), self.done_bytes * 100 / total.max(1)),
+            Some(total) => format!(" of {}, {} %", format_bytes(total), done_bytes * 100 / total.max(1)),
             None => String::new(),
         };
-        let line = format!("{}: {}{of}, {}/s", self.what, format_bytes(self.done_bytes), format_bytes(rate as u64));
+        let line = format!("{}: {}{of}, {}/s", self.what, format_bytes(done_bytes), format_bytes(rate as u64));
+        let end = if stays { "\n" } else { "" };
         // Progress that cannot be shown is not worth failing for.
         let _ = match self.terminal {
-            true => write!(std::io::stderr(), "\r\x1b[K{line}"),
+            true => write!(std::io::stderr(), "\r\x1b[K{line}{end}"),
             false => writeln!(std::io::stderr(), "cairn: {line}"),
         };
     }

@@ -3,9 +3,8 @@
 //! Invariants:
 //! - Every byte that no extent covers is compared; a difference there is a delta that lies.
 
-use crate::exit::{ExitCode, Failure};
+use crate::exit::Failure;
 use crate::output::Output;
-use crate::points::{Moment, Point};
 use crate::source::{Changes, ReadAhead, SnapshotSource, READERS};
 use cairn_target::control::api::{ExtentReport, SnapshotReport};
 use serde::Serialize;
@@ -88,19 +87,15 @@ impl<I: Iterator<Item = Result<ExtentReport, Failure>>> Iterator for Gaps<I> {
     }
 }
 
-/// Compares everything that the delta of `older` and `younger` leaves out.
+/// Compares everything that the delta of the snapshots `older` and `younger` leaves out.
 pub fn compare(
     source: &Arc<dyn SnapshotSource>,
     older: &SnapshotReport,
-    younger: &Point,
+    younger: &SnapshotReport,
     output: &Output,
 ) -> Result<Report, Failure> {
-    let Moment::Snapshot(to) = younger.moment.clone() else {
-        let message = format!("{younger} changes while it is read; take a snapshot, and verify the delta up to that");
-        return Err(Failure::new(ExitCode::Failed, message));
-    };
-    let end_bytes = older.size_bytes.min(source.facts().whole(&to)?.size_bytes);
-    let from = older.name.clone();
+    let end_bytes = older.size_bytes.min(younger.size_bytes);
+    let (from, to) = (older.name.clone(), younger.name.clone());
     output.progress(&format!("Comparing what {from} and {to} have in common"));
     let extents = Changes::new(source.clone(), Some(from.clone()), Some(to.clone()));
     let gaps = Gaps { extents, at: 0, gap: None, end_bytes };

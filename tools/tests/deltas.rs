@@ -202,7 +202,8 @@ fn an_audit_compares_what_no_delta_touched() {
     let second = place.json(&["audit", "v", "--full"]);
     assert_eq!((&second["since"], &second["compared_bytes"]), (&json!("two"), &json!(VOLUME_BYTES - MIB)), "{second}");
     assert_eq!(second["wrong_extents"], 0);
-    assert_eq!(place.json(&["show", "v"])["audit"]["snapshot"], "three");
+    assert_eq!(place.json(&["show", "v"])["audit"], second);
+    assert_eq!(place.json(&["stat", "v"])["audit"], second, "among the metrics, too");
     // A disk that changes behind Cairn's back is a change that no delta reports.
     use std::os::unix::fs::FileExt;
     let bare = std::fs::File::options().write(true).open(&volume.origin).expect("the origin");
@@ -212,7 +213,28 @@ fn an_audit_compares_what_no_delta_touched() {
     assert_eq!(told.code, 8, "{}{}", told.stdout, told.stderr);
     let report: serde_json::Value = serde_json::from_str(&told.stdout).expect("a report");
     assert_eq!((&report["wrong_extents"], &report["first_wrong_bytes"]), (&json!(1), &json!(9 * MIB)));
-    assert!(place.done(&["show", "v"]).stdout.contains("WRONG"));
+    for verb in ["show", "stat"] {
+        assert!(place.done(&[verb, "v"]).stdout.contains("WRONG"), "{verb}");
+    }
+    assert_eq!(place.json(&["stat", "v"])["audit"]["wrong_extents"], 1);
+}
+
+#[test]
+fn an_audit_of_an_earlier_volume_of_the_name_shows_nowhere() {
+    let place = Place::new();
+    let volume = two_snapshots(&place);
+    place.done(&["audit", "v", "--full"]);
+    volume.detach();
+    place.done(&["destroy", "v", "--yes"]);
+    let left: Vec<_> = std::fs::read_dir(place.path("state/audit")).expect("a directory").collect();
+    assert!(left.is_empty(), "{left:?}");
+    std::fs::remove_file(&volume.store).expect("removed");
+    drop(volume);
+    let volume = Volume::attached(&place);
+    assert_eq!(place.json(&["show", "v"])["audit"], json!(null));
+    assert_eq!(place.json(&["stat", "v"])["audit"], json!(null));
+    assert!(place.done(&["stat", "v"]).stdout.contains("none yet"));
+    drop(volume);
 }
 
 #[test]

@@ -65,6 +65,24 @@ fn points_in_the_wrong_order_or_of_different_volumes_or_unknown_are_refused() {
 }
 
 #[test]
+fn a_comparison_needs_two_snapshots_and_says_so_before_it_lists_anything() {
+    let place = Place::new();
+    let _volume = two_snapshots(&place);
+    place.done(&["delete", "v@one", "--keep-bookmark", "--yes"]);
+    place.done(&["snapshot", "v@three"]);
+    for (from, to, word) in [("v#one", "v@two", "bookmark"), ("v@two", "v", "take a snapshot")] {
+        place.done(&["diff", from, to]);
+        let said = place.fails(&["diff", "--verify", from, to], 1, "invalid");
+        assert!(said.contains(word), "{said}");
+        assert_eq!(place.cairn(&["diff", "--verify", from, to]).stdout, "", "{from} to {to}");
+    }
+    let told = place.cairn(&["diff", "--verify", "v@two"]);
+    assert_eq!((told.code, told.stdout.as_str()), (2, ""));
+    assert!(told.stderr.contains("<YOUNGER>"), "it says which of the two is missing: {}", told.stderr);
+    place.done(&["diff", "--verify", "v@two", "v@three"]);
+}
+
+#[test]
 fn a_stream_of_another_lineage_or_for_another_base_is_refused() {
     let place = Place::new();
     let volume = two_snapshots(&place);

@@ -1,5 +1,6 @@
 //! Serves one Cairn volume: disks on io_uring, frontends, control API.
 
+pub mod audit;
 pub mod broken_log;
 pub mod config;
 pub mod control;

@@ -57,6 +57,7 @@ impl Paths {
             name: name.to_owned(),
             config: self.volumes_dir().join(format!("{name}.json")),
             broken_mark: self.volumes_dir().join(format!("{name}.broken")),
+            audit: self.state_dir.join("audit").join(format!("{name}.json")),
             scratch_dir: self.state_dir.join("scratch"),
             run_dir: self.run_dir.join(name),
             device_dir: self.device_dir.clone(),
@@ -72,6 +73,8 @@ pub struct VolumePaths {
     pub config: PathBuf,
     /// Exists when the store could not record that snapshots are broken.
     pub broken_mark: PathBuf,
+    /// What the last audit found, JSON.
+    pub audit: PathBuf,
     /// Where overlays of scratch devices are made.
     pub scratch_dir: PathBuf,
     /// The run directory of this volume.

@@ -229,6 +229,15 @@ impl Catalog {
         self.write_superblock(store, change).await
     }
 
+    /// Durably keeps programs away that do not know this incompatible feature; for ever, because what it brings may stay
+    /// in the store longer than anybody keeps account of.
+    pub async fn require_feature<D: Disk>(&mut self, store: &D, feature: u64) -> Result<()> {
+        if self.superblock.incompatible & feature == feature {
+            return Ok(());
+        }
+        self.superblock_update(store, |superblock| superblock.incompatible |= feature).await
+    }
+
     /// Gives the store more segments behind its last.
     pub async fn grow_store<D: Disk>(&mut self, store: &D, store_bytes: u64, segment_count: u32) -> Result<()> {
         assert!(segment_count as usize >= self.state.segments.len(), "a store only grows");

@@ -24,7 +24,10 @@ pub const FEATURES_COMPATIBLE: u64 = 0;
 /// Features that a program must know to write the store.
 pub const FEATURES_READ_ONLY_COMPATIBLE: u64 = 0;
 /// Features that a program must know to read the store.
-pub const FEATURES_INCOMPATIBLE: u64 = 0;
+pub const FEATURES_INCOMPATIBLE: u64 = INCOMPATIBLE_BOOKMARKS;
+/// There were bookmarks: a snapshot's record may be one, and entries may have no image. Whoever does not know that takes
+/// a bookmark for a snapshot, and shows what it never held.
+pub const INCOMPATIBLE_BOOKMARKS: u64 = 1 << 0;
 
 /// What every superblock begins with.
 pub const MAGIC: [u8; 8] = *b"CAIRN\x00\xf5\x0a";
@@ -513,9 +516,14 @@ mod tests {
         let error = refusal(|image| image.version = 2.into());
         assert_eq!(error.kind(), ErrorKind::TooNew);
         assert!(error.message().contains("version 2"));
-        let error = refusal(|image| image.incompatible = 0x40.into());
-        assert_eq!(error.kind(), ErrorKind::TooNew);
-        assert!(error.message().contains("0x40"));
+        for bit in (0..64).map(|shift| 1u64 << shift).filter(|bit| bit & FEATURES_INCOMPATIBLE == 0) {
+            let error = refusal(|image| image.incompatible = (FEATURES_INCOMPATIBLE | bit).into());
+            assert_eq!(error.kind(), ErrorKind::TooNew);
+            assert!(error.message().contains(&format!("({bit:#x})")), "{error}");
+        }
+        let (disk, _) = store();
+        rewrite(&disk, |image| image.incompatible = FEATURES_INCOMPATIBLE.into());
+        assert_eq!(run(read(&disk)).expect("known").superblock.incompatible, FEATURES_INCOMPATIBLE);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use errands::Errands;
 use log::LaneLog;
 use save::BufferPool;
 use std::cell::RefCell;
+use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -125,8 +126,13 @@ impl<D: Disk> Lane<D> {
 
     /// Writes the volume. `durable`: on completion the data survives a power failure. Before any needed block is
     /// overwritten its old content is durable in the store (law 2).
-    pub async fn write(&self, offset_bytes: u64, data: &[u8], durable: bool) -> Result<()> {
-        self.overwrite("write", offset_bytes, Content::Data(data), durable).await
+    pub fn write<'a>(
+        &'a self,
+        offset_bytes: u64,
+        data: &'a [u8],
+        durable: bool,
+    ) -> impl Future<Output = Result<()>> + 'a {
+        self.overwrite("write", offset_bytes, Content::Data(data), durable)
     }
 
     /// Writes zeroes; like any write, it saves what is needed first.

@@ -224,24 +224,12 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     panic!("the future waits and nobody will wake it");
 }
 
-/// Lets other tasks run first.
-pub async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::disk::SimDiskOptions;
     use super::*;
     use crate::disk::{aligned_buffer, Disk};
+    use crate::signal::yield_now;
 
     fn interleaved(seed: u64) -> (Vec<u8>, u64) {
         let disk = SimDisk::new(SimDiskOptions::new("disk", 1 << 20));

@@ -5,11 +5,14 @@
 //! - Where only bookmarks are left every first overwrite since the youngest is recorded, durably, before it happens, as
 //!   an entry without an image. So a bookmark is exact like a snapshot, across crashes, and breaks like one.
 //! - Nobody reads a bookmark; it never becomes a snapshot again.
+//! - Before the first one is recorded the superblock says that there are bookmarks: a program that does not know them
+//!   refuses the store.
 
 use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
+use crate::format::superblock::INCOMPATIBLE_BOOKMARKS;
 use crate::snapshot::{Snapshot, SnapshotName};
 
 impl Volume {
@@ -31,6 +34,7 @@ impl Volume {
             return Err(Error::new(ErrorKind::Broken, "bookmark", "store").saying(message));
         }
         self.refuse_pinned(&snapshot)?;
+        ledger.catalog.require_feature(&disks.store, INCOMPATIBLE_BOOKMARKS).await?;
         snapshot.bookmark = true;
         planted!("bookmark-in-two-records", {
             ledger.catalog.append(&disks.store, &[Item::SnapshotDelete { epoch: snapshot.epoch }]).await?

@@ -46,7 +46,8 @@ impl Volume {
         self.gate.open();
         if result.is_ok() {
             // The epoch has no snapshot of its own: what was not needed before, and what is new, nobody needs.
-            next.needed.forgo(0..blocks_for(after), &before_epoch.needed);
+            let all = 0..blocks_for(after);
+            next.needed.forgo_all(std::slice::from_ref(&all), &before_epoch.needed).await;
         }
         self.active_epoch().in_use.inherit();
         result?;

@@ -147,19 +147,19 @@ impl Volume {
             late => late,
         };
         match kept {
-            Ok(()) => self.forgo(cut, &holes),
+            Ok(()) => self.forgo(cut, &holes).await,
             Err(error) => tracing::error!(%error, "in this snapshot everything counts as in use"),
         }
         self.ledger.lock().await.cut_under_way = None;
     }
 
-    fn forgo(&self, cut: &CutEpochs, holes: &Holes) {
+    async fn forgo(&self, cut: &CutEpochs, holes: &Holes) {
         let (next, before) = (&cut.next.needed, &cut.before.needed);
-        let forgo = |hole: &Range<BlockIndex>| {
-            planted!("older-snapshots-forgotten", return next.forgo(hole.clone(), &NeededMap::new(0, false)));
-            next.forgo(hole.clone(), before)
-        };
-        self.stats.blocks_forgone.add(holes.ranges().iter().map(forgo).sum());
+        planted!("older-snapshots-forgotten", {
+            next.forgo_all(holes.ranges(), &NeededMap::new(0, false)).await;
+            return;
+        });
+        self.stats.blocks_forgone.add(next.forgo_all(holes.ranges(), before).await);
     }
 
     /// At a detach, when nothing is in flight any more: the volume's own map is exact.
@@ -307,8 +307,8 @@ impl Volume {
         let Some(epoch) = common.left.pop_front() else {
             let holes = common.so_far.unwrap_or_default();
             let needs_nothing = NeededMap::new(0, false);
-            let forgo = |hole: &Range<BlockIndex>| common.epoch.needed.forgo(hole.clone(), &needs_nothing);
-            self.stats.blocks_forgone.add(holes.ranges().iter().map(forgo).sum());
+            let forgone = common.epoch.needed.forgo_all(holes.ranges(), &needs_nothing).await;
+            self.stats.blocks_forgone.add(forgone);
             return Ok(true);
         };
         let holes = match self.holes_of(disks, epoch).await {

@@ -23,11 +23,11 @@ pub enum DiffFormat {
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// The older point
-    #[arg(value_name = "VOL@SNAP|VOL#BOOKMARK")]
+    /// The older point: VOL@SNAP or VOL#BOOKMARK
+    #[arg(value_name = "OLDER")]
     pub from: Point,
-    /// The younger point; without a snapshot: the volume as it is
-    #[arg(value_name = "VOL[@SNAP]")]
+    /// The younger point: VOL@SNAP, or VOL for the volume as it is
+    #[arg(value_name = "YOUNGER")]
     pub to: Point,
     /// How extents are listed
     #[arg(long, value_enum, default_value = "table")]
@@ -38,7 +38,7 @@ pub struct Diff {
     /// Write a picture of where the disk changed (.svg or .png)
     #[arg(long, value_name = "FILE")]
     pub whole_device_map: Option<PathBuf>,
-    /// Compare the content of both where the delta says that nothing changed
+    /// Compare the content of both, two snapshots, where the delta says that nothing changed
     #[arg(long)]
     pub verify: bool,
 }

@@ -1,12 +1,13 @@
 //! `cairn audit`: proves by content that the deltas of a volume leave nothing out (mission X6).
 
 use crate::arguments::Audit;
-use crate::auditing::{self, Report};
+use crate::auditing;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
 use crate::output::bytes::format_bytes;
 use crate::rate::Pace;
 use crate::source;
+use cairn_target::control::api::AuditReport;
 
 pub fn run(context: &Context, arguments: &Audit) -> Outcome {
     let source = source::open(context, &arguments.volume)?;
@@ -22,7 +23,7 @@ pub fn run(context: &Context, arguments: &Audit) -> Outcome {
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &AuditReport) -> String {
     let compared = match &report.since {
         Some(since) => format!("{} compared with {since}", format_bytes(report.compared_bytes)),
         None => "nothing to compare with yet".to_owned(),

@@ -1,6 +1,7 @@
 //! `cairn destroy`: forgets a volume and erases its store's signature. The origin is never opened.
 
 use crate::arguments::Destroy;
+use crate::auditing;
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
 use crate::offline;
@@ -43,7 +44,9 @@ pub fn run(context: &Context, arguments: &Destroy) -> Outcome {
             })
         }
     };
-    VolumeConfig::remove(&context.paths.volume(arguments.volume.as_str())?)?;
+    let paths = context.paths.volume(arguments.volume.as_str())?;
+    VolumeConfig::remove(&paths)?;
+    auditing::forget(paths);
     let answer = Answer { destroyed: config.name, origin: config.origin, store: config.store, store_erased };
     context.output.answer(&answer, |answer| {
         format!(

@@ -50,12 +50,13 @@ impl Totals {
 pub fn run(context: &Context, arguments: &Diff) -> Outcome {
     let (from, to) = (&arguments.from, &arguments.to);
     refuse_nonsense(from, to)?;
+    if arguments.verify {
+        refuse_unreadable(from, to)?;
+    }
     let source = source::open(context, &to.volume)?;
     let (from_word, to_word) = (from.moment.word(), to.moment.word());
     let older = source.facts().base(&from_word.clone().unwrap_or_default())?.clone();
-    if let Some(name) = &to_word {
-        source.facts().whole(name)?;
-    }
+    let younger = to_word.as_ref().map(|name| source.facts().whole(name).cloned()).transpose()?;
     let _holds = hold(&source, from, to)?;
     let first = source.changes(from_word.as_deref(), to_word.as_deref(), 0, 1)?;
     let extents = Changes::new(source.clone(), from_word.clone(), to_word.clone());
@@ -77,9 +78,9 @@ pub fn run(context: &Context, arguments: &Diff) -> Outcome {
     if let (Some(map), Some(path)) = (map, &arguments.whole_device_map) {
         map.save(path, &format!("{from} to {to}"))?;
     }
-    let verified = match arguments.verify {
-        true => Some(verify::compare(&source, &older, to, &context.output)?),
-        false => None,
+    let verified = match &younger {
+        Some(younger) if arguments.verify => Some(verify::compare(&source, &older, younger, &context.output)?),
+        _ => None,
     };
     let size_bytes = first.size_bytes;
     let volume = source.facts().volume.clone();
@@ -92,12 +93,13 @@ pub fn run(context: &Context, arguments: &Diff) -> Outcome {
     }
 }
 
+fn invalid(message: String) -> Outcome {
+    let mut failure = Failure::new(ExitCode::Failed, message);
+    failure.kind = "invalid".to_owned();
+    Err(failure)
+}
+
 fn refuse_nonsense(from: &Point, to: &Point) -> Outcome {
-    let invalid = |message: String| {
-        let mut failure = Failure::new(ExitCode::Failed, message);
-        failure.kind = "invalid".to_owned();
-        Err(failure)
-    };
     if from.volume != to.volume {
         return invalid(format!("{from} and {to} are of different volumes; a delta lies between two points of one"));
     }
@@ -108,6 +110,17 @@ fn refuse_nonsense(from: &Point, to: &Point) -> Outcome {
         return invalid(format!(
             "{to} is a bookmark, which has no content; the younger point is a snapshot or a volume"
         ));
+    }
+    Ok(())
+}
+
+/// What is compared has to be there as it was, at both ends.
+fn refuse_unreadable(from: &Point, to: &Point) -> Outcome {
+    if let Moment::Bookmark(_) = from.moment {
+        return invalid(format!("--verify: {from} is a bookmark, which has no content; compare two snapshots"));
+    }
+    if to.moment == Moment::Now {
+        return invalid(format!("--verify: {to} changes while it is read; take a snapshot, and compare with that"));
     }
     Ok(())
 }

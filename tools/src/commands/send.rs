@@ -129,6 +129,7 @@ fn send(
     plan: &Plan,
     fingerprints: &Fingerprints,
 ) -> Outcome {
+    let mut progress = Progress::new(arguments.verbose, &format!("sending {}", arguments.snapshot));
     let failed = |error| Failure::new(ExitCode::Failed, format!("standard output: {error}"));
     // Not through the standard library's own buffer, which looks for line ends in what is no text.
     let output = File::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?);
@@ -143,7 +144,6 @@ fn send(
         None => Writer::new(output, &header, options),
     };
     let mut writer = writer.map_err(|error| refused("standard output", &error))?;
-    let mut progress = Progress::new(arguments.verbose, &format!("sending {}", arguments.snapshot));
     let result = plan.run(|frame| {
         writer.write(frame).map_err(|error| refused("standard output", &error))?;
         progress.at(writer.written_bytes());

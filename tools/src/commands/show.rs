@@ -9,9 +9,11 @@ use crate::names::{SnapshotPath, Target, VolumeName};
 use crate::offline;
 use crate::output::bytes::format_bytes;
 use crate::output::table::{fields, table};
+use cairn_target::audit;
 use cairn_target::config::VolumeConfig;
 use cairn_target::control::api::{
-    Consistency, OnLate, SaveDeadlineReport, SnapshotList, SnapshotReport, SnapshotState, VolumeReport, VolumeState,
+    AuditReport, Consistency, OnLate, SaveDeadlineReport, SnapshotList, SnapshotReport, SnapshotState, VolumeReport,
+    VolumeState,
 };
 use cairn_target::supervise::gave_up_mark;
 use serde::Serialize;
@@ -30,7 +32,7 @@ struct Answer {
     /// Why the store of a detached volume cannot be read; null where it can.
     store_error: Option<String>,
     /// What the last audit found; null where there was none.
-    audit: Option<auditing::Report>,
+    audit: Option<AuditReport>,
     /// What the supervisor said when it gave up restarting the target; null where it did not.
     gave_up: Option<String>,
 }
@@ -55,10 +57,12 @@ fn show_volume(context: &Context, name: &VolumeName) -> Outcome {
         }
         Err(failure) => return Err(failure),
     };
-    let mark = gave_up_mark(&context.paths.volume(name.as_str())?);
+    let paths = context.paths.volume(name.as_str())?;
+    let mark = gave_up_mark(&paths);
     let gave_up = std::fs::read_to_string(mark).ok().filter(|_| volume.is_none()).map(|text| text.trim().to_owned());
     let name = config.name.clone();
-    let audit = auditing::last_report(context, &name);
+    let store_id = config.store_id.as_deref().and_then(|text| text.parse().ok());
+    let audit = store_id.and_then(|store_id| audit::last_report(&paths, store_id));
     let (snapshots, bookmarks) = list.map(|list| (list.snapshots, list.bookmarks)).unzip();
     let attached = volume.is_some();
     let answer = Answer { name, attached, config, volume, snapshots, bookmarks, store_error, audit, gave_up };
@@ -102,7 +106,7 @@ fn volume_text(answer: &Answer) -> String {
         None => detached_text(answer),
     };
     if let Some(audit) = &answer.audit {
-        text.push_str(&fields(&[("audit", audit_text(audit))]));
+        text.push_str(&fields(&[("audit", auditing::sentence(audit))]));
     }
     let snapshots = answer.snapshots.as_deref().unwrap_or_default();
     let bookmarks = answer.bookmarks.as_deref().unwrap_or_default();
@@ -113,14 +117,6 @@ fn volume_text(answer: &Answer) -> String {
         text.push_str(&table(["SNAPSHOT", "TAKEN", "SIZE", "CONSISTENCY", "STATE"], &rows));
     }
     text
-}
-
-fn audit_text(audit: &auditing::Report) -> String {
-    let compared = format_bytes(audit.compared_bytes);
-    match audit.first_wrong_bytes {
-        None => format!("{}, {compared} compared, deltas left nothing out", audit.at),
-        Some(first) => format!("{}, WRONG: {} extents, the first at {first}", audit.at, audit.wrong_extents),
-    }
 }
 
 fn detached_text(answer: &Answer) -> String {

@@ -1,6 +1,7 @@
 //! `cairn stat`: what requests cost, what was saved, how long cuts held writes back.
 
 use crate::arguments::Stat;
+use crate::auditing;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::output::bytes::format_bytes;
@@ -52,6 +53,7 @@ fn text(report: &StatsReport) -> String {
         ("index", format!("{} runs written, {} merges", done.runs_written, done.merges)),
         ("segments freed", done.segments_freed.to_string()),
         ("blocks restored", done.restored_blocks.to_string()),
+        ("audit", report.audit.as_ref().map_or("none yet".to_owned(), auditing::sentence)),
     ]);
     format!("{}\n{engine}", table(head, &rows))
 }

@@ -119,6 +119,19 @@ impl Place {
         write_json(&self.progress_file(), progress)
     }
 
+    /// Remembers that it is being taken back.
+    pub fn save_undoing(&self, progress: &mut Progress) -> Outcome {
+        progress.stage = Stage::Undoing;
+        self.save(progress)
+    }
+
+    /// Remembers that all of it came, and is durable.
+    pub fn save_done(&self, progress: &mut Progress) -> Outcome {
+        progress.stage = Stage::Done;
+        progress.token = None;
+        self.save(progress)
+    }
+
     /// Forgets the receive.
     pub fn clear(&self) -> Outcome {
         remove(&self.progress_file())

@@ -6,21 +6,17 @@
 
 use super::identity::{FileStamp, TargetIdentity};
 use super::input::{Announced, Base};
-use super::place::{read_json, remove, write_json, Place, Progress, Stage};
-use super::target::Target;
+use super::place::{read_json, remove, write_json, Place, Progress};
+use super::target::{refuse_too_small, Target, LOOKED_AT_BYTES};
 use super::undo_log::UndoLog;
 use crate::block_io::{BlockIo, PlainIo};
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
-use crate::output::bytes::format_bytes;
 use cairn_delta::{is_zero, Fingerprint};
 use cairn_target::config::VolumeConfig;
 use cairn_target::device::{kind_of, refuse_recursion, DeviceKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// How much of a disk is looked at to see whether it holds anything.
-const LOOKED_AT_BYTES: u64 = 16 << 20;
 
 /// A disk or a file.
 pub struct PlainTarget {
@@ -161,17 +157,10 @@ impl Target for PlainTarget {
     }
 
     fn check(&mut self, announced: &Announced) -> Outcome {
-        let (has, needs) = (self.io.size_bytes(), announced.size_after_bytes);
-        if !self.io.is_file() && has < needs {
-            let message = format!(
-                "{}: it is too small: {} ({has} bytes), and the stream needs {} ({needs} bytes)",
-                self.name,
-                format_bytes(has),
-                format_bytes(needs)
-            );
-            return Err(Failure::new(ExitCode::Refused, message));
+        match self.io.is_file() {
+            true => Ok(()),
+            false => refuse_too_small(&self.name, self.io.size_bytes(), announced.size_after_bytes),
         }
-        Ok(())
     }
 
     fn begin(&mut self, place: &Place, progress: &mut Progress, announced: &Announced) -> Outcome {
@@ -237,14 +226,11 @@ impl Target for PlainTarget {
         self.io.make_durable()?;
         identity.stamp = self.stamp()?;
         write_json(&self.identity_file(place), &identity)?;
-        progress.stage = Stage::Done;
-        progress.token = None;
-        place.save(progress)
+        place.save_done(progress)
     }
 
     fn roll_back(mut self: Box<Self>, place: &Place, progress: &mut Progress) -> Outcome {
-        progress.stage = Stage::Undoing;
-        place.save(progress)?;
+        place.save_undoing(progress)?;
         remove(&self.identity_file(place))?;
         if progress.created {
             remove(&self.path)?;

@@ -5,21 +5,17 @@
 //!
 //! `CAIRN_RECEIVE_HISTORIES` says how many histories there are (40).
 
-use super::apply::Pace;
 use super::destination::Site;
 use super::identity::TargetIdentity;
 use super::input::Announced;
 use super::place::{Place, Progress, Stage};
-use super::simulated_stream::{first_content, Source, BLOCK};
+use super::simulated_stream::{any_pace, context_in, first_content, Source};
 use super::target::Target;
 use super::undo_log::UndoLog;
 use super::{receive_at, undo_at, NativeInput, Options};
 use crate::block_io::BlockIo;
-use crate::context::Context;
 use crate::exit::{Failure, Outcome};
-use crate::output::Output;
 use cairn_delta::Fingerprint;
-use cairn_target::paths::Paths;
 use fastrand::Rng;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -28,7 +24,6 @@ use std::os::unix::fs::FileExt;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 const SECTOR: usize = 512;
 const CRASHES_MAX: u32 = 8;
@@ -195,14 +190,11 @@ impl Target for Disk {
 
     fn commit(&mut self, place: &Place, progress: &mut Progress, _identity: TargetIdentity) -> Outcome {
         self.io.make_durable()?;
-        progress.stage = Stage::Done;
-        progress.token = None;
-        place.save(progress)
+        place.save_done(progress)
     }
 
     fn roll_back(mut self: Box<Self>, place: &Place, progress: &mut Progress) -> Outcome {
-        progress.stage = Stage::Undoing;
-        place.save(progress)?;
+        place.save_undoing(progress)?;
         let Disk { io, undo } = &mut *self;
         undo.as_mut().expect("it was begun").put_back(io)?;
         place.clear()
@@ -217,9 +209,7 @@ fn length_of(path: &Path) -> u64 {
 fn live_through(seed: u64) -> u32 {
     let mut random = Rng::with_seed(seed);
     let directory = tempfile::tempdir().expect("a directory");
-    let at = |name: &str| Some(directory.path().join(name));
-    let paths = Paths::resolve(at("state"), at("run"), at("dev"));
-    let context = Context { paths, output: Output { json: true, yes: true } };
+    let context = context_in(directory.path());
     let base = first_content();
     let source = Source::random(&base, 0, &mut random);
     let medium = Medium { content: base.clone(), volatile: Vec::new(), durable: base.clone(), undo_durable_bytes: 0 };
@@ -237,11 +227,7 @@ fn live_through(seed: u64) -> u32 {
             return crashes;
         }
         machine.fuse.set((crashes < CRASHES_MAX).then(|| random.u64(0..CALLS)));
-        let pace = Pace {
-            pending_bytes: random.usize(1..12 * BLOCK),
-            checkpoint_interval: Duration::from_secs(if random.bool() { 0 } else { 3600 }),
-            checkpoint_bytes: random.u64(1..12 * BLOCK as u64),
-        };
+        let pace = any_pace(&mut random);
         let options = Options { pace, ..Options::default() };
         let io = Rc::clone(&machine);
         let done = catch_unwind(AssertUnwindSafe(|| {

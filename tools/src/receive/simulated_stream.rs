@@ -1,15 +1,37 @@
-//! Small deltas, and the streams that hold them.
+//! Small deltas, the streams that hold them, and who receives those.
 
+use super::apply::Pace;
+use crate::context::Context;
+use crate::output::Output;
 use cairn_delta::{Compression, Fingerprint, Frame, Resume, SnapshotIdentity, StreamHeader, Writer, WriterOptions};
+use cairn_target::paths::Paths;
 use fastrand::Rng;
+use std::path::Path;
+use std::time::Duration;
 
 /// Bytes in a block.
-pub const BLOCK: usize = 4096;
+const BLOCK: usize = 4096;
 const BLOCKS: usize = 48;
 
 /// What a target holds at first.
 pub fn first_content() -> Vec<u8> {
     (0..BLOCKS).flat_map(|block| [block as u8 % 5; BLOCK]).collect()
+}
+
+/// Writes and records how far it is as seldom or as often as chance will have it.
+pub fn any_pace(random: &mut Rng) -> Pace {
+    Pace {
+        pending_bytes: random.usize(1..12 * BLOCK),
+        checkpoint_interval: Duration::from_secs(if random.bool() { 0 } else { 3600 }),
+        checkpoint_bytes: random.u64(1..12 * BLOCK as u64),
+    }
+}
+
+/// A command that keeps everything in this directory.
+pub fn context_in(directory: &Path) -> Context {
+    let at = |name: &str| Some(directory.join(name));
+    let paths = Paths::resolve(at("state"), at("run"), at("dev"));
+    Context { paths, output: Output { json: true, yes: true } }
 }
 
 /// A delta, and both of its ends.

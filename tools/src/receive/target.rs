@@ -7,8 +7,23 @@ use super::identity::TargetIdentity;
 use super::input::Announced;
 use super::place::{Place, Progress};
 use crate::block_io::BlockIo;
-use crate::exit::{Failure, Outcome};
+use crate::exit::{ExitCode, Failure, Outcome};
+use crate::output::bytes::format_bytes;
 use cairn_delta::Fingerprint;
+
+/// How much of a disk or a volume is looked at to see whether it holds anything.
+pub const LOOKED_AT_BYTES: u64 = 16 << 20;
+
+/// Refuses a target of `has` bytes that cannot hold what needs `needs`.
+pub fn refuse_too_small(name: &str, has: u64, needs: u64) -> Outcome {
+    if has >= needs {
+        return Ok(());
+    }
+    let (has_text, needs_text) = (format_bytes(has), format_bytes(needs));
+    let message =
+        format!("{name}: it is too small: {has_text} ({has} bytes), and the stream needs {needs_text} ({needs} bytes)");
+    Err(Failure::new(ExitCode::Refused, message))
+}
 
 /// A disk, a file or a volume that is being received into.
 pub trait Target {

@@ -6,18 +6,14 @@
 
 use super::identity::TargetIdentity;
 use super::input::Announced;
-use super::place::{read_json, remove, write_json, Place, Progress, Stage};
+use super::place::{read_json, remove, write_json, Place, Progress};
 use super::served::{Service, Standing};
-use super::target::Target;
+use super::target::{refuse_too_small, Target, LOOKED_AT_BYTES};
 use crate::block_io::{self, BlockIo};
 use crate::exit::{ExitCode, Failure, Outcome};
-use crate::output::bytes::format_bytes;
 use crate::source::{Piece, Pieces};
 use cairn_delta::{is_zero, Fingerprint, FRAME_BYTES_MAX};
 use cairn_target::process::now_unix_ms;
-
-/// How much of a volume is looked at to see whether it holds anything.
-const LOOKED_AT_BYTES: u64 = 16 << 20;
 
 /// An attached volume.
 pub struct VolumeTarget<'a> {
@@ -80,21 +76,14 @@ impl Target for VolumeTarget<'_> {
     }
 
     fn check(&mut self, announced: &Announced) -> Outcome {
-        let refused = |message: String| Err(Failure::new(ExitCode::Refused, message));
-        let (has, needs) = (self.service.size_bytes(), announced.size_after_bytes);
-        if has < needs {
-            let (has_text, needs_text) = (format_bytes(has), format_bytes(needs));
-            return refused(format!(
-                "{}: it is too small: {has_text} ({has} bytes), and the stream needs {needs_text} ({needs} bytes)",
-                self.name
-            ));
-        }
+        refuse_too_small(&self.name, self.service.size_bytes(), announced.size_after_bytes)?;
         let source = announced.volume_id.map(|id| uuid::Uuid::from_bytes(id).to_string());
         if source.is_some_and(|source| source == self.service.volume_id()) {
-            return refused(format!(
-                "{}: the stream comes from this very volume; to go back to a snapshot of it: cairn restore",
-                self.name
-            ));
+            let name = &self.name;
+            let message = format!(
+                "{name}: the stream comes from this very volume; to go back to a snapshot of it: cairn restore"
+            );
+            return Err(Failure::new(ExitCode::Refused, message));
         }
         if self.has(&announced.target.name)? {
             let name = format!("{}@{}", self.name, announced.target.name);
@@ -175,14 +164,11 @@ impl Target for VolumeTarget<'_> {
         identity.local_snapshot = Some(progress.snapshot.clone());
         write_json(&place.identity_file(), &identity)?;
         progress.received = Some(progress.snapshot.clone());
-        progress.stage = Stage::Done;
-        progress.token = None;
-        place.save(progress)
+        place.save_done(progress)
     }
 
     fn roll_back(mut self: Box<Self>, place: &Place, progress: &mut Progress) -> Outcome {
-        progress.stage = Stage::Undoing;
-        place.save(progress)?;
+        place.save_undoing(progress)?;
         remove(&place.identity_file())?;
         self.io = None;
         let before = progress.before.clone().unwrap_or_default();

@@ -2,18 +2,15 @@
 //!
 //! `CAIRN_RECEIVE_HISTORIES` says how many histories there are (40), `CAIRN_RECEIVE_SEED` runs one alone.
 
-use super::apply::Pace;
 use super::destination::Site;
 use super::place::{Place, Stage};
 use super::simulated::{Attached, Machine, Stopped};
-use super::simulated_stream::{first_content, Source, BLOCK};
+use super::simulated_stream::{any_pace, context_in, first_content, Source};
 use super::volume::VolumeTarget;
 use super::{receive_at, undo_at, NativeInput, Options, Received};
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::output::Output;
 use cairn_engine::sim::Crash;
-use cairn_target::paths::Paths;
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -79,11 +76,7 @@ impl History {
     fn act(&mut self, act: Act, stream: Vec<u8>, may_stop: bool) -> Option<Result<Option<Received>, Failure>> {
         let machine = self.machine();
         machine.fuse.set(may_stop.then(|| self.random.u64(0..STEPS)));
-        let pace = Pace {
-            pending_bytes: self.random.usize(1..12 * BLOCK),
-            checkpoint_interval: Duration::from_secs(if self.random.bool() { 0 } else { 3600 }),
-            checkpoint_bytes: self.random.u64(1..12 * BLOCK as u64),
-        };
+        let pace = any_pace(&mut self.random);
         let options = Options { resumable: self.random.bool(), pace, ..Options::default() };
         let (context, place) = (&self.context, self.place());
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -190,9 +183,7 @@ impl History {
 fn live_through(seed: u64) -> Reached {
     let mut random = Rng::with_seed(seed);
     let directory = tempfile::tempdir().expect("a directory");
-    let at = |name: &str| Some(directory.path().join(name));
-    let context =
-        Context { paths: Paths::resolve(at("state"), at("run"), at("dev")), output: Output { json: true, yes: true } };
+    let context = context_in(directory.path());
     let base = first_content();
     let machine = Some(Rc::new(Machine::new(&base, random.u64(..))));
     let mut history =

@@ -476,6 +476,27 @@ pub struct EngineReport {
     pub longest_save_wait_ms: u64,
 }
 
+/// What an audit found: content against what the deltas say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// The volume.
+    pub volume: String,
+    /// When.
+    pub at: Timestamp,
+    /// The snapshot that was read.
+    pub snapshot: String,
+    /// The snapshot of the audit before; null where there was none to compare with.
+    pub since: Option<String>,
+    /// Bytes that no delta touched and whose content was compared.
+    pub compared_bytes: u64,
+    /// Bytes of which a hash is known now.
+    pub known_bytes: u64,
+    /// Extents whose content changed without being reported.
+    pub wrong_extents: u64,
+    /// Where the first of them begins; null where there is none.
+    pub first_wrong_bytes: Option<u64>,
+}
+
 /// GET /v1/stats, since attach.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatsReport {
@@ -489,6 +510,8 @@ pub struct StatsReport {
     pub engine: EngineReport,
     /// For how long cuts held writes back.
     pub cut_pauses: LatencyReport,
+    /// What the last audit found, also one before the attach; null where there was none.
+    pub audit: Option<AuditReport>,
 }
 
 /// POST /v1/check; an empty body is the default.

@@ -310,6 +310,8 @@ impl ControlHandler for Worker {
 
     async fn stats(&self) -> Result<StatsReport> {
         let (Sight { stats, .. }, lateness) = (self.sight().await, self.volume.lateness());
+        let (paths, store_id) = (self.paths.clone(), self.identity.store_id);
+        let audit = self.off_thread(move |_| crate::audit::last_report(&paths, store_id)).await;
         Ok(StatsReport {
             volume: self.config.name.clone(),
             since: Timestamp::from_unix_ms(self.attached_unix_ms),
@@ -332,6 +334,7 @@ impl ControlHandler for Worker {
                 longest_save_wait_ms: lateness.longest_wait_ms,
             },
             cut_pauses: self.stats.cut_pauses(),
+            audit,
         })
     }
 

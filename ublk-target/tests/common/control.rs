@@ -220,6 +220,16 @@ impl ControlHandler for Memory {
             operations: vec![report(Operation::Write)],
             engine: EngineReport { saves: 2, saved_blocks: 2, saved_bytes: 8192, records: 1, ..Default::default() },
             cut_pauses: LatencyReport::default(),
+            audit: Some(AuditReport {
+                volume: "vol".to_owned(),
+                at: Timestamp::from_unix_ms(1_795_262_400_000),
+                snapshot: "monday".to_owned(),
+                since: None,
+                compared_bytes: 0,
+                known_bytes: 1 << 20,
+                wrong_extents: 0,
+                first_wrong_bytes: None,
+            }),
         })
     }
 

@@ -10,7 +10,7 @@ use crate::disk::{aligned_buffer, Disks};
 use crate::error::{Error, ErrorKind};
 use crate::holes::Holes;
 use crate::lane::Lane;
-use crate::sim::executor::yield_now;
+use crate::signal::yield_now;
 use crate::sim::oracle::{Change, Existence};
 use crate::sim::picture::Picture;
 use crate::sim::rig::{snapshot_name, snapshot_options};

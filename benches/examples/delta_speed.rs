@@ -4,26 +4,24 @@
 //! delta is asked for cold (its bitmaps are made from the index) and warm, and compared with a plain scan of the bitmaps
 //! that it is made of.
 //!
-//!     cargo run --release -p cairn-engine --example delta_speed [SIZE_GIB [CHANGES]]
+//!     cargo run --release -p cairn-benches --example delta_speed [SIZE_GIB [CHANGES]]
 //!
 //! Another size in GiB, and another number of changes of 64 KiB, can be given; scripts/compare-thin-delta does.
 
+use cairn_benches::engine::memory_disk::MemoryDisk;
 use cairn_engine::deadline::Deadline;
 use cairn_engine::delta::{Bits, DeltaPoint, Extent};
-use cairn_engine::disk::{aligned_buffer, Disk, Disks};
-use cairn_engine::error::Result;
+use cairn_engine::disk::{aligned_buffer, Disks};
 use cairn_engine::lane::Lane;
 use cairn_engine::sim::block_on;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, StateDirectory};
 use cairn_engine::volume::{create, Limits, Volume};
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-const BLOCK: u64 = 4096;
 const STORE_BYTES: u64 = 4 << 30;
 const SNAPSHOTS: u64 = 1000;
 /// Bytes of one change.
@@ -55,74 +53,6 @@ impl Scale {
 
     fn percent(&self) -> f64 {
         (self.changes * CHANGE_BYTES) as f64 * 100.0 / self.volume_bytes as f64
-    }
-}
-
-/// A disk in memory that keeps what it is told to keep.
-struct MemoryDisk {
-    size_bytes: u64,
-    keeps: bool,
-    blocks: RefCell<HashMap<u64, Box<[u8]>>>,
-}
-
-impl MemoryDisk {
-    fn new(size_bytes: u64, keeps: bool) -> MemoryDisk {
-        MemoryDisk { size_bytes, keeps, blocks: RefCell::default() }
-    }
-}
-
-impl Disk for MemoryDisk {
-    fn size_bytes(&self) -> u64 {
-        self.size_bytes
-    }
-
-    fn sector_bytes(&self) -> u32 {
-        4096
-    }
-
-    fn discard_bytes_max(&self) -> u64 {
-        0
-    }
-
-    async fn read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
-        let kept = self.blocks.borrow();
-        for (index, block) in (offset_bytes / BLOCK..).zip(buffer.chunks_mut(BLOCK as usize)) {
-            match kept.get(&index) {
-                Some(content) => block.copy_from_slice(&content[..block.len()]),
-                None => block.fill(0),
-            }
-        }
-        Ok(())
-    }
-
-    async fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
-        if self.keeps {
-            let blocks = (offset_bytes / BLOCK..).zip(data.chunks(BLOCK as usize));
-            self.blocks.borrow_mut().extend(blocks.map(|(index, block)| (index, Box::from(block))));
-        }
-        Ok(())
-    }
-
-    async fn write_durable(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
-        self.write(offset_bytes, data).await
-    }
-
-    async fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64, _may_unmap: bool) -> Result<()> {
-        let blocks = offset_bytes / BLOCK..(offset_bytes + length_bytes) / BLOCK;
-        self.blocks.borrow_mut().retain(|index, _| !blocks.contains(index));
-        Ok(())
-    }
-
-    async fn discard(&self, _offset_bytes: u64, _length_bytes: u64) -> Result<()> {
-        Ok(())
-    }
-
-    async fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn flush_failures(&self) -> u64 {
-        0
     }
 }
 
@@ -253,8 +183,8 @@ fn main() {
     let scale = Scale::from_arguments();
     let percent = scale.percent();
     block_on(async {
-        let origin = MemoryDisk::new(scale.volume_bytes, false);
-        let disks = Rc::new(Disks { origin, store: MemoryDisk::new(STORE_BYTES, true) });
+        let origin = MemoryDisk::forgetful(scale.volume_bytes);
+        let disks = Rc::new(Disks { origin, store: MemoryDisk::keeping(STORE_BYTES, false) });
         create(&disks, &create_options(1 << 20)).await.expect("create");
         let begun = Instant::now();
         let [spread, at_once] = fill(&disks, scale).await;
