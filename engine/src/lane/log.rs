@@ -249,7 +249,7 @@ impl<D: Disk> LaneLog<D> {
             }
             let Some(epoch) = self.next_epoch(&shares) else { return };
             self.wait_for_memory(&epoch).await;
-            let room = match self.open_segment(epoch.number).await {
+            let room = match self.open_segment(&epoch).await {
                 Ok(room) => room,
                 Err(_) if !self.is_wanted(&epoch) => {
                     attempts = 0;
@@ -359,17 +359,17 @@ impl<D: Disk> LaneLog<D> {
     }
 
     /// Makes sure a segment of this epoch is open; says how many images still fit.
-    async fn open_segment(&self, epoch: Epoch) -> Result<usize> {
+    async fn open_segment(&self, epoch: &EpochState) -> Result<usize> {
         loop {
             let segment_blocks = self.volume.geometry().segment_blocks();
             if let Some(open) = &*self.segment.borrow() {
-                if open.epoch == epoch && open.next_block + 2 <= segment_blocks {
+                if open.epoch == epoch.number && open.next_block + 2 <= segment_blocks {
                     return Ok((segment_blocks - open.next_block - 1) as usize);
                 }
             }
             self.close_segment();
-            let handed = self.volume.take_segment(&self.disks, self.index, epoch).await?;
-            let open = OpenSegment { handed, epoch, next_block: 0, last_sequence: 0 };
+            let handed = self.volume.take_segment(&self.disks, self.index, || self.is_wanted(epoch)).await?;
+            let open = OpenSegment { handed, epoch: epoch.number, next_block: 0, last_sequence: 0 };
             *self.segment.borrow_mut() = Some(open);
         }
     }
@@ -544,7 +544,7 @@ impl<D: Disk> LaneLog<D> {
     }
 
     async fn write_confirmation(&self, epoch: &Arc<EpochState>) -> Result<()> {
-        self.open_segment(epoch.number).await?;
+        self.open_segment(epoch).await?;
         epoch.record_begins();
         let mut result = Ok(());
         if self.volume.active.number() == epoch.number {

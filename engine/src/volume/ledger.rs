@@ -209,8 +209,13 @@ fn group_of(starts: &[Epoch], epoch: Epoch) -> Option<usize> {
 impl Volume {
     /// A segment for the lane: from its reserve, which is topped up ahead of need; in the steady state without
     /// waiting for the catalog.
-    /// Fails where nothing is to be saved in that epoch any more.
-    pub(crate) async fn take_segment<D: Disk>(&self, disks: &Disks<D>, lane: u16, epoch: Epoch) -> Result<Handed> {
+    /// Fails where it is not wanted any more when it is the caller's turn.
+    pub(crate) async fn take_segment<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        lane: u16,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Handed> {
         loop {
             let view_left = self.views.left();
             {
@@ -224,8 +229,7 @@ impl Volume {
                 }
             }
             let mut ledger = self.ledger.lock().await;
-            let active = self.active_epoch();
-            if active.number != epoch || !active.needed.saving() {
+            if !is_wanted() {
                 let message = "nothing is to be saved in this epoch any more";
                 return Err(Error::new(ErrorKind::Closed, "save old content", "store").saying(message));
             }
