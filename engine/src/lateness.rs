@@ -1,10 +1,10 @@
 //! Saves that wait too long for the store: the time, the deadline, and what was decided (mission X11).
 //!
 //! Invariants:
-//! - The engine has no clock. It is told the time, and believes at most a quarter of the deadline at once: a process that
-//!   was stopped for an hour does not hold that against the store.
-//! - From when the store is given up until it is taken back no write waits for it, and none records or saves anything on
-//!   it. It is taken back with the gate closed and drained.
+//! - The engine has no clock. It is told the time, and believes at most a quarter of the deadline at once: a process
+//!   that was stopped for an hour does not hold that against the store.
+//! - From when the store is given up until it is taken back no write waits for it, and none records or saves anything
+//!   on it. It is taken back with the gate closed and drained.
 //! - Giving up, taking back, switching the epoch and setting the horizons exclude each other: who holds `decided` finds
 //!   the others done, or not begun.
 //!
@@ -159,7 +159,8 @@ impl Lateness {
         self.given_up.load(Ordering::Acquire)
     }
 
-    /// What `future` gives, if the store is not given up before. The future is one that may be dropped, or is polled on.
+    /// What `future` gives, if the store is not given up before. The future is one that may be dropped, or is polled
+    /// on.
     pub(crate) async fn in_time<T>(&self, wait: &Waiting<'_>, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         poll_fn(|context| {

@@ -11,9 +11,9 @@
 //! Memory orders: `settle` clears the needed bit with release after the entry was published and its record was
 //! durable; `any_needed` loads with acquire, so whoever finds the bit clear may overwrite the origin. `release` gives a
 //! claim back with release and `claim` takes it with acquire, so that who takes over a claim comes after all that the
-//! releaser did. `stop` clears `saving` with release, and it is read with acquire: who finds the map stopped comes after all
-//! that had to be done first. Every other look at the bits is a guess that one of these, or the lock of the waiters, confirms.
-//! `models/orders.rs` weakens each of them and is noticed.
+//! releaser did. `stop` clears `saving` with release, and it is read with acquire: who finds the map stopped comes
+//! after all that had to be done first. Every other look at the bits is a guess that one of these, or the lock of the
+//! waiters, confirms. `models/orders.rs` weakens each of them and is noticed.
 
 use crate::signal::yield_now;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};

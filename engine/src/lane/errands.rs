@@ -1,9 +1,10 @@
 //! Errands: what a request began on the store and may leave behind when it must not wait any longer.
 //!
 //! Invariants:
-//! - An errand owns everything that it uses, and is polled to its end, whoever has left it: requests to a disk are never
-//!   dropped.
-//! - What was left is polled by one task of the lane's thread, [`Lane::run_errands`], and so is woken by what it waits for.
+//! - An errand owns everything that it uses, and is polled to its end, whoever has left it: requests to a disk are
+//!   never dropped.
+//! - What was left is polled by one task of the lane's thread, [`Lane::run_errands`], and so is woken by what it waits
+//!   for.
 
 use super::Lane;
 use crate::disk::Disk;
@@ -89,8 +90,8 @@ impl<D: Disk> Lane<D> {
         !self.errands.is_empty()
     }
 
-    /// Runs what a write does on the store beside its save. `None`: the store was given up first; what was begun goes on
-    /// alone.
+    /// Runs what a write does on the store beside its save. `None`: the store was given up first; what was begun goes
+    /// on alone.
     pub(crate) async fn errand<T: 'static>(&self, errand: impl Future<Output = T> + 'static) -> Option<T> {
         if self.volume.lateness.gave_up() {
             return None;

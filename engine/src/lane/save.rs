@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Whoever claimed a block either settles it or releases it; no path leaves a claim behind.
-//! - A save for an epoch that is over appends nothing: the request starts again in the new epoch. So does one whose epoch
-//!   needs nothing any more.
+//! - A save for an epoch that is over appends nothing: the request starts again in the new epoch. So does one whose
+//!   epoch needs nothing any more.
 
 use super::log::SaveOutcome;
 use super::Lane;

@@ -9,9 +9,9 @@
 //! - What breaks is every snapshot and bookmark up to the epoch behind the active one: a cut that is under way may have
 //!   put that number on the store. No cut that begins before the store is taken back makes a snapshot that is whole.
 //! - While a restore is under way nothing breaks: writes wait.
-//! - The store is taken back by the background, which has the ledger: the catalog has the broken marks and knows that the
-//!   in-use map is not to be believed; then the epoch is switched, so that what is cut afterwards has a younger one; then
-//!   the watch is set up anew; only then the mark in the state directory goes.
+//! - The store is taken back by the background, which has the ledger: the catalog has the broken marks and knows that
+//!   the in-use map is not to be believed; then the epoch is switched, so that what is cut afterwards has a younger
+//!   one; then the watch is set up anew; only then the mark in the state directory goes.
 
 use super::ledger::Ledger;
 use super::Volume;
@@ -95,8 +95,8 @@ impl Volume {
         self.mark_horizon.fetch_max(floor.0, Ordering::SeqCst);
     }
 
-    /// Appends with the gate closed and drained. Where the store is given up meanwhile the gate is open until the append
-    /// is done; then it is closed and drained again.
+    /// Appends with the gate closed and drained. Where the store is given up meanwhile the gate is open until the
+    /// append is done; then it is closed and drained again.
     pub(crate) async fn append_behind_gate<D: Disk>(
         &self,
         ledger: &mut Ledger,

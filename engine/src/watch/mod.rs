@@ -13,8 +13,8 @@
 //! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log. Where it cannot be
 //!   flushed the latest contents stay: an attach may then ask without reason, but never passes over a change.
 //! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves.
-//! - While the store is given up for lateness watched blocks are written unlogged, and the state directory says so. Then
-//!   the watch is set up anew.
+//! - While the store is given up for lateness watched blocks are written unlogged, and the state directory says so.
+//!   Then the watch is set up anew.
 
 mod hashes;
 mod places;
@@ -275,7 +275,8 @@ impl Watch {
         }
     }
 
-    /// After a time in which watched blocks were written unlogged: what the origin holds now is what is logged, durably.
+    /// After a time in which watched blocks were written unlogged: what the origin holds now is what is logged,
+    /// durably.
     pub(crate) async fn set_up_anew<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
         let (volume, origin) = (lane.volume(), &lane.disks().origin);
         let mut log = self.log.lock().await;
@@ -299,8 +300,8 @@ impl Watch {
 }
 
 /// Makes items durable. Where the store does not take them they stay due: the next catalog record brings them along.
-/// Production does not wait for that; a crash before makes the attach ask the owner. Nor does it wait longer than for the
-/// store to be given up; then all of the log is written anew later.
+/// Production does not wait for that; a crash before makes the attach ask the owner. Nor does it wait longer than for
+/// the store to be given up; then all of the log is written anew later.
 async fn record<D: Disk>(lane: &Lane<D>, items: Vec<Item>) {
     if items.is_empty() {
         return;

@@ -1,4 +1,5 @@
-//! A volume under a seeded scheduler, with a clock that the test moves, a model of what every snapshot holds, and a judge.
+//! A volume under a seeded scheduler, with a clock that the test moves, a model of what every snapshot holds, and a
+//! judge.
 //!
 //! Invariants:
 //! - A block holds one byte value throughout, but where the model does not know it.
@@ -232,7 +233,8 @@ impl Stage {
         attach(disks, &Scene { state, ..self.scene.clone() })
     }
 
-    /// Every snapshot is exact or broken; gives the whole ones. After the end of a process the volume is as it was, too.
+    /// Every snapshot is exact or broken; gives the whole ones. After the end of a process the volume is as it was,
+    /// too.
     pub fn judge(&self, rig: &Rig, crash: Crash) -> Vec<String> {
         let mut whole = Vec::new();
         for snapshot in block_on(rig.volume.snapshots()) {

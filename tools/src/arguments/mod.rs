@@ -169,7 +169,8 @@ pub struct Create {
 /// How long a write may wait for the store, and what happens then.
 #[derive(Debug, Args)]
 pub struct SaveDeadline {
-    /// How long a write may wait for the store before that is an alarm, and --on-late says what happens [default: 30000]
+    /// How long a write may wait for the store before that is an alarm, and --on-late says what happens [default:
+    /// 30000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(SAVE_DEADLINE_MS_RANGE))]
     pub save_deadline_ms: Option<u64>,
     /// What happens when a write has waited for the store that long [default: wait]

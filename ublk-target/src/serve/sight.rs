@@ -1,4 +1,5 @@
-//! What is seen of a volume whose store may not answer: space and snapshots as they were last, where they cannot be asked.
+//! What is seen of a volume whose store may not answer: space and snapshots as they were last, where they cannot be
+//! asked.
 //!
 //! Invariants:
 //! - Whoever asks how a volume is gets an answer, however stuck the store is.

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Time passes, by ticks, only while the store stalls: a store that is merely slow is never late.
-//! - While the store stalls, ticks bring every request of production to its end, unless a restore is under way or nothing
-//!   can record that snapshots broke.
+//! - While the store stalls, ticks bring every request of production to its end, unless a restore is under way or
+//!   nothing can record that snapshots broke.
 
 use super::operations::Context;
 use super::History;
