@@ -13,24 +13,38 @@ use crate::lateness::SaveDeadline;
 use crate::snapshot::{BrokenReason, Consistency, Snapshot, SnapshotName, SnapshotOptions};
 use crate::volume::{self, Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Where the simulated machine records what its store cannot.
 #[derive(Clone, Default)]
 pub struct StateDirectory {
     recorded: Arc<Mutex<Option<BrokenElsewhere>>>,
-    failing: bool,
+    failing: Arc<AtomicBool>,
+    before_next: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
 }
 
 impl StateDirectory {
     /// One in which nothing can be recorded.
     pub fn failing() -> StateDirectory {
-        StateDirectory { failing: true, ..StateDirectory::default() }
+        let state = StateDirectory::default();
+        state.failing.store(true, Ordering::Relaxed);
+        state
+    }
+
+    /// From now on things can be recorded.
+    pub fn repair(&self) {
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
+    /// What is done before the next thing is recorded.
+    pub fn before_next(&self, action: impl FnOnce() + Send + 'static) {
+        *self.before_next.lock().expect("no holder of this lock panics") = Some(Box::new(action));
     }
 
     /// Whether nothing can be recorded.
     pub fn is_failing(&self) -> bool {
-        self.failing
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// Forgets what was recorded: the store has it.
@@ -46,10 +60,12 @@ impl StateDirectory {
 
 impl BrokenLog for StateDirectory {
     fn record(&self, elsewhere: &BrokenElsewhere) -> bool {
-        if !self.failing {
+        let action = self.before_next.lock().expect("no holder of this lock panics").take();
+        action.into_iter().for_each(|action| action());
+        if !self.is_failing() {
             *self.recorded.lock().expect("no holder of this lock panics") = Some(elsewhere.clone());
         }
-        !self.failing
+        !self.is_failing()
     }
 
     fn clear(&self) {

@@ -1,6 +1,8 @@
 //! A store that neither completes nor fails (mission X11): no write waits for it longer than the save deadline, if the
 //! owner wants that; and snapshots are exact or broken, whenever it stalls, comes back, or the machine stops.
 
+mod disk;
+mod moments;
 mod places;
 mod stage;
 

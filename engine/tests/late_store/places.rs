@@ -126,7 +126,7 @@ pub const PLACES: &[Place] = &[
 ];
 
 /// Writes a partition table with one partition.
-fn write_table(stage: &mut Stage) -> Handle<Result<()>> {
+pub fn write_table(stage: &mut Stage) -> Handle<Result<()>> {
     stage.content[0] = UNKNOWN;
     let rig = Rc::clone(&stage.rig);
     stage.scheduler.spawn("partition table", async move {
