@@ -4,12 +4,12 @@
 //! - The engine has no clock. It is told the time, and believes at most a quarter of the deadline at once: a process
 //!   that was stopped for an hour does not hold that against the store.
 //! - From when the store is given up until it is taken back no write waits for it, and none records or saves anything
-//!   on it. It is taken back with the gate closed and drained.
+//!   on it. It is taken back with the gate closed and drained. A wait that begins in that time is over at once.
 //! - Giving up, taking back, switching the epoch and setting the horizons exclude each other: who holds `decided` finds
 //!   the others done, or not begun.
 //!
 //! Memory orders: to give up is, in this order, to record durably that the snapshots are broken, to raise the horizons
-//! (sequentially consistent), to set `given_up` and count it, and to stop the needed map (all release). A writer that
+//! (sequentially consistent), to stop the needed map, and to set `given_up` and count it (all release). A writer that
 //! finds any of these (acquire) therefore comes after the record and the horizons; what it then puts on the
 //! origin, a reader gets from the origin only after that, and looks at the horizon once more when it has it. The model
 //! is in `models/late.rs`.
@@ -175,9 +175,9 @@ impl Lateness {
         .await
     }
 
-    /// Whether the store was given up since this wait began, even if it was taken back meanwhile.
+    /// Whether the store is given up, or was since this wait began, even if it was taken back meanwhile.
     pub(crate) fn is_over(&self, wait: &Waiting<'_>) -> bool {
-        wait.generation != self.generation()
+        self.gave_up() || wait.generation != self.generation()
     }
 
     /// The time is `told_ms`, of whatever clock.
@@ -270,8 +270,13 @@ impl Lateness {
         if !self.gave_up() && epoch > self.through() {
             return Ok(());
         }
+        Err(Lateness::refusal(operation))
+    }
+
+    /// What an operation fails with that needs the store, where that was given up.
+    pub(crate) fn refusal(operation: &'static str) -> Error {
         let message = "the store does not answer in time, so nothing is saved; try again when it works";
-        Err(Error::new(ErrorKind::TimedOut, operation, "store").saying(message))
+        Error::new(ErrorKind::TimedOut, operation, "store").saying(message)
     }
 
     /// A restore of the snapshot of `target` begins. Refused where that broke, or nothing is saved.
@@ -307,6 +312,16 @@ mod tests {
         assert!(!lateness.judge(waits.oldest_ms()));
         let expected = LatenessReport { times_late: 1, longest_wait_ms: 400, ..LatenessReport::default() };
         assert_eq!(lateness.report(), expected);
+    }
+
+    #[test]
+    fn a_wait_that_begins_when_the_store_was_given_up_is_over() {
+        let (lateness, waits) = (lateness(400), Waits::default());
+        let before = lateness.begin(&waits);
+        lateness.give_up(&mut lateness.decided(), Epoch(1), "it is late".to_owned());
+        assert!(lateness.is_over(&before) && lateness.is_over(&lateness.begin(&waits)));
+        lateness.take_back();
+        assert!(lateness.is_over(&before) && !lateness.is_over(&lateness.begin(&waits)));
     }
 
     #[test]

@@ -93,19 +93,20 @@ impl<D: Disk> Lane<D> {
     /// Runs what a write does on the store beside its save. `None`: the store was given up first; what was begun goes
     /// on alone.
     pub(crate) async fn errand<T: 'static>(&self, errand: impl Future<Output = T> + 'static) -> Option<T> {
-        if self.volume.lateness.gave_up() {
+        // Begun first, looked at second: who gives the store up from here on ends this wait.
+        let wait = self.begin_wait();
+        if self.volume.lateness.is_over(&wait) {
             return None;
         }
-        let wait = self.begin_wait();
         self.errands.run(&self.volume, &wait, errand).await
     }
 
     /// What `future`, which may be dropped, gives; `None`: the store was given up first.
     pub(crate) async fn in_time<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        if self.volume.lateness.gave_up() {
+        let wait = self.begin_wait();
+        if self.volume.lateness.is_over(&wait) {
             return None;
         }
-        let wait = self.begin_wait();
         self.volume.lateness.in_time(&wait, future).await
     }
 

@@ -108,11 +108,6 @@ impl Pending {
         self.outcome.borrow().is_some()
     }
 
-    /// Whether its epoch still needs anything.
-    pub(super) fn is_needed(&self) -> bool {
-        self.epoch.needed.saving()
-    }
-
     /// Whom to wake when it has ended, or is to lead.
     pub(super) fn wake_by(&self, waker: &Waker) {
         *self.waker.borrow_mut() = Some(waker.clone());
@@ -211,6 +206,13 @@ impl<D: Disk> LaneLog<D> {
     pub(super) fn abandon(&self, pending: &Rc<Pending>) {
         pending.end(SaveOutcome::Stale);
         self.forget(pending);
+        // It may be the one that was woken to lead.
+        self.wake_next();
+    }
+
+    /// Whether a save is still to be made: its epoch is the active one, and needs something.
+    pub(super) fn wants(&self, pending: &Pending) -> bool {
+        self.is_wanted(&pending.epoch)
     }
 
     /// Whether somebody leads a record.
@@ -232,7 +234,11 @@ impl<D: Disk> LaneLog<D> {
     /// The next in the queue leads the next record.
     fn hand_lead_on(&self) {
         self.in_flight.set(false);
-        if let Some(next) = self.queue.borrow().front() {
+        self.wake_next();
+    }
+
+    fn wake_next(&self) {
+        if let Some(next) = self.queue.borrow().front().filter(|_| !self.is_led()) {
             next.wake();
         }
     }

@@ -101,8 +101,9 @@ impl<D: Disk> Lane<D> {
         let (log, lateness) = (&self.log, &self.volume.lateness);
         let pending = log.enqueue(epoch, images);
         let wait = self.begin_wait();
-        // An epoch that ended while the record before hangs was not the one that was stopped.
-        let is_over = || !pending.is_needed() || lateness.is_over(&wait);
+        // The epoch may have ended while its old content was being read, and the next one been given up: then nobody
+        // tells who comes now to wait behind a record that hangs.
+        let is_over = || !log.wants(&pending) || lateness.is_over(&wait);
         loop {
             if let Some(ended) = pending.take_outcome() {
                 return ended;

@@ -4,7 +4,8 @@
 //! switch the epoch; open. The flushes keep deltas exact across power loss: all of the snapshot is durable at the cut.
 //!
 //! Invariants:
-//! - Before the snapshot record was submitted the deadline aborts the cut and nothing has changed.
+//! - Before the snapshot record was submitted the deadline aborts the cut and nothing has changed. So does giving up a
+//!   store that is late.
 //! - Once it was submitted the epoch switches, whatever the result: a snapshot reported as failed may reappear, exact.
 //! - The gate is never left closed.
 //! - What is in use in the snapshot is durable before the cut is reported (`maps.rs`); writes do not wait for that.
@@ -18,6 +19,7 @@ use crate::disk::{Disk, Disks};
 use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
+use crate::lateness::Lateness;
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
 use crate::sync::Arc;
 use futures_util::future::{select, Either};
@@ -107,7 +109,10 @@ impl Volume {
             self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
             return Err(error);
         }
-        let result = self.append_behind_gate(&mut ledger, disks, &items).await;
+        let Some(result) = self.append_behind_gate(&mut ledger, disks, &items).await else {
+            self.release_writes();
+            return Err(Lateness::refusal("snapshot"));
+        };
         let result = planted!("doubtful-cut-not-switched", Ok(result.inspect_err(|_| self.gate.open())?), result);
         if result.is_err() {
             // In doubt. The epoch switches, so that the snapshot is exact should it reappear.

@@ -7,6 +7,7 @@ use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
 use crate::lane::Lane;
+use crate::lateness::Lateness;
 use crate::sync::atomic::Ordering;
 use crate::sync::Arc;
 use crate::units::blocks_for;
@@ -37,7 +38,10 @@ impl Volume {
         let drained = self.gate.drain(&Deadline::new()).await;
         assert!(drained, "a deadline that nobody expires does not come");
         let facts = VolumeFacts { size_bytes: after, active_epoch: next.number, ..ledger.catalog.state().volume };
-        let result = self.append_behind_gate(&mut ledger, disks, &[Item::Volume(facts)]).await;
+        let Some(result) = self.append_behind_gate(&mut ledger, disks, &[Item::Volume(facts)]).await else {
+            self.gate.open();
+            return Err(Lateness::refusal("grow"));
+        };
         if result.is_ok() {
             self.size_bytes.store(after, Ordering::Release);
             self.switch_epoch(&mut ledger, Arc::clone(&next));

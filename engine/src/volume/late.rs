@@ -81,8 +81,9 @@ impl Volume {
         if !planted!("late-readers-not-refused") {
             self.raise_horizons(through.next());
         }
-        self.lateness.give_up(&mut decided, through, reason);
+        // Whoever finds the store given up finds that nothing is needed.
         active.needed.stop();
+        self.lateness.give_up(&mut decided, through, reason);
         drop(decided);
         self.waits().for_each(Waits::wake_all);
         self.retry.notify();
@@ -96,27 +97,30 @@ impl Volume {
     }
 
     /// Appends with the gate closed and drained. Where the store is given up meanwhile the gate is open until the
-    /// append is done; then it is closed and drained again.
+    /// append is done; then it is closed and drained again. `None`: the store had been given up while the gate was
+    /// being drained; nothing was submitted.
     pub(crate) async fn append_behind_gate<D: Disk>(
         &self,
         ledger: &mut Ledger,
         disks: &Disks<D>,
         items: &[Item],
-    ) -> Result<()> {
-        let mut append = pin!(ledger.catalog.append(&disks.store, items));
-        let in_time = {
-            let wait = self.lateness.begin(&self.lateness.operations);
-            self.lateness.in_time(&wait, append.as_mut()).await
-        };
-        if let Some(result) = in_time {
-            return result;
+    ) -> Option<Result<()>> {
+        // Begun first, looked at second: who gives the store up from here on ends this wait.
+        let wait = self.lateness.begin(&self.lateness.operations);
+        if self.lateness.is_over(&wait) {
+            return None;
         }
+        let mut append = pin!(ledger.catalog.append(&disks.store, items));
+        if let Some(result) = self.lateness.in_time(&wait, append.as_mut()).await {
+            return Some(result);
+        }
+        drop(wait);
         self.release_writes();
         let result = append.await;
         self.gate.close();
         let drained = self.gate.drain(&Deadline::new()).await;
         assert!(drained, "a deadline that nobody expires does not come");
-        result
+        Some(result)
     }
 
     /// The last step on the way back after the store was given up. True if there was one.
