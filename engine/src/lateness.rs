@@ -58,7 +58,8 @@ pub struct LatenessReport {
     pub times_late: u64,
     /// The longest wait seen.
     pub longest_wait_ms: u64,
-    /// The store was given up for that, and not taken back yet: nothing is saved. Why, for people.
+    /// The store was given up for that, and not all of the way back is gone yet: no snapshot can be taken. Why, for
+    /// people.
     pub given_up: Option<String>,
 }
 
@@ -211,7 +212,7 @@ impl Lateness {
             late_for_ms: decided.late_for_ms,
             times_late: self.times_late.load(Ordering::Relaxed),
             longest_wait_ms: self.longest_ms.load(Ordering::Relaxed),
-            given_up: self.gave_up().then(|| decided.reason.clone()),
+            given_up: decided.marked.then(|| decided.reason.clone()),
         }
     }
 
@@ -271,6 +272,15 @@ impl Lateness {
             return Ok(());
         }
         Err(Lateness::refusal(operation))
+    }
+
+    /// Refuses a snapshot where the store was given up, until the catalog has everything that the state directory was
+    /// to stand for: what it lacks would be held against the snapshot after a crash.
+    pub(crate) fn refuse_cut(&self) -> Result<()> {
+        if self.is_marked() {
+            return Err(Lateness::refusal("snapshot"));
+        }
+        Ok(())
     }
 
     /// What an operation fails with that needs the store, where that was given up.

@@ -57,7 +57,7 @@ impl Volume {
     async fn background_unit<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
         let disks = lane.disks();
         if self.lateness.gave_up() {
-            self.take_store_back(disks).await?;
+            self.come_back(lane).await?;
             return Ok(true);
         }
         {

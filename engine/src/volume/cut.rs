@@ -11,7 +11,6 @@
 //! - What is in use in the snapshot is durable before the cut is reported (`maps.rs`); writes do not wait for that.
 
 use super::maps::CutEpochs;
-use super::seal::NO_EPOCH;
 use super::Volume;
 use crate::catalog::SNAPSHOTS_MAX;
 use crate::deadline::Deadline;
@@ -77,7 +76,7 @@ impl Volume {
     ) -> Result<Snapshot> {
         self.flush_origin(disks).await?;
         let mut ledger = deadline.bound(self.ledger.lock()).await.ok_or_else(timed_out)?;
-        self.lateness.refuse("snapshot", NO_EPOCH)?;
+        self.lateness.refuse_cut()?;
         refuse_duplicate(&ledger, name)?;
         let next = self.prepare_epoch(self.size_blocks(), Keeping::Images);
         let snapshot = Snapshot {

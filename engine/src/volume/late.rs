@@ -11,7 +11,8 @@
 //! - While a restore is under way nothing breaks: writes wait.
 //! - The store is taken back by the background, which has the ledger: the catalog has the broken marks and knows that
 //!   the in-use map is not to be believed; then the epoch is switched, so that what is cut afterwards has a younger
-//!   one; then the watch is set up anew; only then the mark in the state directory goes.
+//!   one; then the watch is set up anew; only then the mark in the state directory goes. No snapshot is taken before:
+//!   the mark does not speak for it, and what the catalog lacks of the watch would speak against it.
 
 use super::ledger::Ledger;
 use super::Volume;
@@ -123,6 +124,16 @@ impl Volume {
         Some(result)
     }
 
+    /// The way back after the store was given up, as far as it goes at once.
+    pub(crate) async fn come_back<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
+        self.take_store_back(lane.disks()).await?;
+        // At once, because until then no snapshot can be taken. Where it fails nothing else in the background waits.
+        if let Err(error) = self.settle_lateness(lane).await {
+            tracing::warn!(%error, "the store is used again, but snapshots cannot be taken yet");
+        }
+        Ok(())
+    }
+
     /// The last step on the way back after the store was given up. True if there was one.
     pub(crate) async fn settle_lateness<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
         if !self.lateness.is_marked() || self.lateness.gave_up() {
@@ -147,7 +158,7 @@ impl Volume {
         self.record_late_break(&mut ledger, disks).await?;
         let next = self.prepare_epoch(self.size_blocks(), ledger.keeping());
         self.switch_quietly_and(&mut ledger, next, || self.lateness.take_back()).await;
-        tracing::info!("the store works again; new snapshots can be taken");
+        tracing::info!("the store works again");
         Ok(())
     }
 

@@ -278,10 +278,16 @@ impl Watch {
     /// After a time in which watched blocks were written unlogged: what the origin holds now is what is logged,
     /// durably.
     pub(crate) async fn set_up_anew<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
-        let (volume, origin) = (lane.volume(), &lane.disks().origin);
+        let origin = &lane.disks().origin;
         let mut log = self.log.lock().await;
         let places = Places::find(origin, log.size_bytes, log.contents.keys().copied()).await;
-        self.move_to(lane, &mut log, places).await?;
+        match self.move_to(lane, &mut log, places).await {
+            // After a failed flush no other succeeds; what was watched before is watched on.
+            Err(error) if error.kind() == ErrorKind::FlushFailed => {
+                tracing::error!(%error, "partitions that are new are not watched");
+            }
+            moved => moved?,
+        }
         let is_durable = lane.flush_origin().await.is_ok();
         let present = read_blocks(origin, &self.key, log.size_bytes, log.contents.keys().copied()).await;
         if is_durable {
@@ -294,33 +300,39 @@ impl Watch {
                 known.extend(hashes.into_iter().filter(|one| !known.contains(one)).collect::<Vec<_>>());
             }
         }
-        let mut ledger = volume.ledger.lock().await;
-        ledger.catalog.append(&lane.disks().store, &log.items()).await
+        if record(lane, log.items()).await {
+            return Ok(());
+        }
+        let message = "the watch on the disk could not be set up anew";
+        Err(Error::new(ErrorKind::Io, "watch the disk", "store").saying(message))
     }
 }
 
 /// Makes items durable. Where the store does not take them they stay due: the next catalog record brings them along.
 /// Production does not wait for that; a crash before makes the attach ask the owner. Nor does it wait longer than for
-/// the store to be given up; then all of the log is written anew later.
-async fn record<D: Disk>(lane: &Lane<D>, items: Vec<Item>) {
+/// the store to be given up; then all of the log is written anew later. Whether the catalog has them, if the next
+/// record goes well.
+async fn record<D: Disk>(lane: &Lane<D>, items: Vec<Item>) -> bool {
     if items.is_empty() {
-        return;
+        return true;
     }
     let (volume, disks) = (Arc::clone(lane.volume()), Rc::clone(lane.disks()));
     let generation = volume.lateness.generation();
-    lane.errand(async move {
+    let recorded = lane.errand(async move {
         let mut ledger = volume.ledger.lock().await;
         if volume.lateness.generation() != generation {
             // Left behind: what is on the store may be newer by now.
-            return;
+            return false;
         }
         if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
             tracing::error!(%error, "the watch on the origin could not be kept up");
             // What the catalog refuses for good it would refuse from memory, too.
-            if ledger.catalog.admit(&items).is_ok() {
-                ledger.in_memory(&items);
+            if ledger.catalog.admit(&items).is_err() {
+                return false;
             }
+            ledger.in_memory(&items);
         }
-    })
-    .await;
+        true
+    });
+    recorded.await.unwrap_or(false)
 }
