@@ -52,7 +52,8 @@ impl Volume {
         items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await);
         ledger.catalog.append(&disks.store, &items).await?;
         if self.lateness.is_marked() {
-            self.clear_late_mark(&mut ledger, disks, generation).await?;
+            let facts = self.facts(&ledger);
+            self.clear_late_mark(&mut ledger, disks, generation, &[facts]).await?;
         }
         ledger
             .catalog

@@ -141,7 +141,12 @@ impl Volume {
         }
         let generation = self.lateness.generation();
         self.watch.set_up_anew(lane).await?;
-        self.clear_late_mark(&mut *self.ledger.lock().await, lane.disks(), generation).await?;
+        let mut ledger = self.ledger.lock().await;
+        // What a catalog that was full did not take of the in-use map stands in the state directory as well. No cut
+        // came since, so there is no map that could be believed.
+        let items = [self.facts(&ledger), Item::LiveMap { run: NO_HOLES }];
+        self.clear_late_mark(&mut ledger, lane.disks(), generation, &items).await?;
+        tracing::info!("new snapshots can be taken");
         Ok(true)
     }
 
@@ -187,21 +192,22 @@ impl Volume {
         ledger.catalog.append(&disks.store, &items).await
     }
 
-    fn facts(&self, ledger: &Ledger) -> Item {
+    /// The volume's facts, with a flush that failed.
+    pub(crate) fn facts(&self, ledger: &Ledger) -> Item {
         let facts = ledger.catalog.state().volume;
         Item::Volume(VolumeFacts { flush_failed: facts.flush_failed || self.is_flush_failed(), ..facts })
     }
 
-    /// The mark in the state directory goes, unless the store was given up again since that generation.
+    /// The mark in the state directory goes, unless the store was given up again since that generation. `items`: what
+    /// else only the state directory has.
     pub(crate) async fn clear_late_mark<D: Disk>(
         &self,
         ledger: &mut Ledger,
         disks: &Disks<D>,
         generation: u64,
+        items: &[Item],
     ) -> Result<()> {
-        // What else only the state directory has is in the catalog then.
-        let facts = self.facts(ledger);
-        ledger.catalog.append(&disks.store, &[facts]).await?;
+        ledger.catalog.append(&disks.store, items).await?;
         self.lateness.unmark(generation, || {
             *self.elsewhere.lock().expect("no holder of this lock panics") = super::BrokenElsewhere::default();
             self.broken_log.clear();
