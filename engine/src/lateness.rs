@@ -3,6 +3,8 @@
 //! Invariants:
 //! - The engine has no clock. It is told the time, and believes at most a quarter of the deadline at once: a process
 //!   that was stopped for an hour does not hold that against the store.
+//! - The store is not blamed for the disk. No time passes while somebody waits for the disk whom others wait for: who
+//!   has the ledger, or what frees memory.
 //! - From when the store is given up until it is taken back no write waits for it, and none records or saves anything
 //!   on it. It is taken back with the gate closed and drained. A wait that begins in that time is over at once.
 //! - Giving up, taking back, switching the epoch and setting the horizons exclude each other: who holds `decided` finds
@@ -16,7 +18,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{BrokenReason, Snapshot};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::units::Epoch;
 use crate::waits::{Wait, Waits};
@@ -73,6 +75,8 @@ pub(crate) struct Lateness {
     /// How often it was: whoever began to wait before the last time does not wait on, even if it was taken back since.
     times_given_up: AtomicU64,
     decided: Mutex<Decided>,
+    /// How many wait for the disk whom others wait for.
+    disk_waits: AtomicU32,
     /// Of operations that hold writes back while they wait for the store.
     pub(crate) operations: Waits,
 }
@@ -128,6 +132,22 @@ impl Drop for RestoreBegins<'_> {
     }
 }
 
+/// Somebody waits for the disk.
+struct DiskWait<'a>(&'a AtomicU32);
+
+impl DiskWait<'_> {
+    fn begin(waits: &AtomicU32) -> DiskWait<'_> {
+        waits.fetch_add(1, Ordering::Relaxed);
+        DiskWait(waits)
+    }
+}
+
+impl Drop for DiskWait<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Lateness {
     pub(crate) fn new(deadline: SaveDeadline) -> Lateness {
         Lateness {
@@ -138,6 +158,7 @@ impl Lateness {
             given_up: AtomicBool::new(false),
             times_given_up: AtomicU64::new(0),
             decided: Mutex::default(),
+            disk_waits: AtomicU32::new(0),
             operations: Waits::default(),
         }
     }
@@ -150,8 +171,19 @@ impl Lateness {
     /// A wait for the store begins.
     pub(crate) fn begin<'a>(&self, waits: &'a Waits) -> Waiting<'a> {
         // Relaxed: a time, exact to a tick.
-        let wait = waits.begin(self.now_ms.load(Ordering::Relaxed));
+        let wait = waits.begin(Some(self.now_ms.load(Ordering::Relaxed)));
         Waiting { wait, generation: self.generation() }
+    }
+
+    /// A wait begins for somebody whose own waits for the store are counted, and who may wait for the disk as well.
+    pub(crate) fn begin_uncounted<'a>(&self, waits: &'a Waits) -> Waiting<'a> {
+        Waiting { wait: waits.begin(None), generation: self.generation() }
+    }
+
+    /// What `future` gives, by which somebody waits for the disk whom others wait for.
+    pub(crate) async fn for_disk<T>(&self, future: impl Future<Output = T>) -> T {
+        let _waits = DiskWait::begin(&self.disk_waits);
+        future.await
     }
 
     /// Whether the store was given up for lateness, and not taken back yet.
@@ -186,6 +218,10 @@ impl Lateness {
         let mut decided = self.decided();
         let passed_ms = decided.told_ms.map_or(0, |before_ms| told_ms.saturating_sub(before_ms));
         decided.told_ms = Some(told_ms);
+        // Relaxed: a tick more or less.
+        if self.disk_waits.load(Ordering::Relaxed) > 0 {
+            return;
+        }
         self.now_ms.fetch_add(passed_ms.min((self.deadline.deadline_ms / 4).max(1)), Ordering::Relaxed);
     }
 

@@ -22,7 +22,8 @@ struct Slots {
 }
 
 struct Slot {
-    begun_ms: u64,
+    /// `None`: nobody counts how long it lasts.
+    begun_ms: Option<u64>,
     waker: Option<Waker>,
 }
 
@@ -37,10 +38,10 @@ impl Waits {
         self.slots.lock().expect("no holder of this lock panics")
     }
 
-    /// A wait that begins now.
-    pub fn begin(&self, now_ms: u64) -> Wait<'_> {
+    /// A wait that begins now, if that is of interest.
+    pub fn begin(&self, begun_ms: Option<u64>) -> Wait<'_> {
         let mut slots = self.slots();
-        let slot = Slot { begun_ms: now_ms, waker: None };
+        let slot = Slot { begun_ms, waker: None };
         let index = match slots.free.pop() {
             Some(index) => {
                 slots.taken[index] = Some(slot);
@@ -54,9 +55,9 @@ impl Waits {
         Wait { waits: self, slot: index }
     }
 
-    /// When the longest wait began.
+    /// When the longest wait began of those that are counted.
     pub fn oldest_ms(&self) -> Option<u64> {
-        self.slots().taken.iter().flatten().map(|slot| slot.begun_ms).min()
+        self.slots().taken.iter().flatten().filter_map(|slot| slot.begun_ms).min()
     }
 
     /// Makes everyone who waits look again.
@@ -93,14 +94,16 @@ mod tests {
     fn the_oldest_wait_counts_until_it_is_over() {
         let waits = Waits::default();
         assert_eq!(waits.oldest_ms(), None);
-        let first = waits.begin(3);
-        let second = waits.begin(5);
+        let first = waits.begin(Some(3));
+        let second = waits.begin(Some(5));
         assert_eq!(waits.oldest_ms(), Some(3));
         drop(first);
         assert_eq!(waits.oldest_ms(), Some(5));
-        let third = waits.begin(9);
+        let third = waits.begin(Some(9));
         assert_eq!(waits.slots().taken.len(), 2, "what was given back is used again");
+        let uncounted = waits.begin(None);
         drop((second, third));
         assert_eq!(waits.oldest_ms(), None);
+        drop(uncounted);
     }
 }

@@ -101,6 +101,16 @@ impl<D: Disk> Lane<D> {
         self.errands.run(&self.volume, &wait, errand).await
     }
 
+    /// What `future` gives, a wait for somebody whose own waits are counted; `None`: the store was given up first.
+    pub(crate) async fn unless_given_up<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let lateness = &self.volume.lateness;
+        let wait = lateness.begin_uncounted(&self.volume.lanes[self.index as usize].waits);
+        if lateness.is_over(&wait) {
+            return None;
+        }
+        lateness.in_time(&wait, future).await
+    }
+
     /// What `future`, which may be dropped, gives; `None`: the store was given up first.
     pub(crate) async fn in_time<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         let wait = self.begin_wait();

@@ -101,7 +101,7 @@ impl Volume {
         ledger.catalog.prepare_append(&disks.store, &items).await?;
         self.lateness.refuse("snapshot", snapshot.epoch)?;
         self.hold_writes();
-        if let Err(error) = self.drain_and_flush(disks, deadline).await {
+        if let Err(error) = self.lateness.for_disk(self.drain_and_flush(disks, deadline)).await {
             planted!("gate-left-closed", return Err(error));
             self.release_writes();
             self.record_failed_flush(&mut ledger, disks).await;

@@ -1,7 +1,6 @@
 //! Closing a volume cleanly: everything indexed, the origin's content recorded, the store marked clean.
 
 use super::Volume;
-use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
@@ -27,9 +26,7 @@ impl Volume {
         {
             // Background work that switches epochs closes the gate too: whoever closes it holds the ledger.
             let _ledger = self.ledger.lock().await;
-            self.gate.close();
-            let drained = self.gate.drain(&Deadline::new()).await;
-            assert!(drained, "a deadline that nobody expires does not come");
+            self.close_gate().await;
             self.closed.store(true, Ordering::Release);
             self.gate.open();
         }

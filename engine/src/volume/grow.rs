@@ -2,7 +2,6 @@
 
 use super::seal::NO_EPOCH;
 use super::Volume;
-use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
@@ -34,9 +33,7 @@ impl Volume {
         // A new epoch, because the maps of the old one end where the volume ended.
         let keeping = planted!("growth-stops-saving", crate::epoch::Keeping::Nothing, self.active_epoch().keeping);
         let (before_epoch, next) = (self.active_epoch(), self.prepare_epoch(blocks_for(after), keeping));
-        self.gate.close();
-        let drained = self.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
+        self.close_gate().await;
         let facts = VolumeFacts { size_bytes: after, active_epoch: next.number, ..ledger.catalog.state().volume };
         let Some(result) = self.append_behind_gate(&mut ledger, disks, &[Item::Volume(facts)]).await else {
             self.gate.open();

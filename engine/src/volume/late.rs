@@ -16,7 +16,6 @@
 
 use super::ledger::Ledger;
 use super::Volume;
-use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::Result;
 use crate::format::item::{Item, VolumeFacts, NO_HOLES};
@@ -118,9 +117,7 @@ impl Volume {
         drop(wait);
         self.release_writes();
         let result = append.await;
-        self.gate.close();
-        let drained = self.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
+        self.close_gate().await;
         Some(result)
     }
 

@@ -225,9 +225,7 @@ impl Volume {
     /// What was not in use in the target is not in use any more; then the restore begins. Whoever moves blocks looks at
     /// the map: by that of before, blocks of the target would stay behind.
     async fn take_back_map(&self, ledger: &mut Ledger, holes: &Holes) {
-        self.gate.close();
-        let drained = self.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
+        self.close_gate().await;
         if !planted!("restore-keeps-the-map") {
             self.active_epoch().in_use.replace(holes);
             self.guard_map(ledger);

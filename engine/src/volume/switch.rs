@@ -21,6 +21,13 @@ impl Volume {
         Arc::new(EpochState::new(before.number.next(), blocks, keeping, self.lane_count(), in_use))
     }
 
+    /// Closes the gate and waits for origin writes in flight, however long they take. The caller holds the ledger.
+    pub(crate) async fn close_gate(&self) {
+        self.gate.close();
+        let drained = self.lateness.for_disk(self.gate.drain(&Deadline::new())).await;
+        assert!(drained, "a deadline that nobody expires does not come");
+    }
+
     /// Makes `next` the active epoch. The gate is closed and drained.
     pub(crate) fn switch_epoch(&self, ledger: &mut Ledger, next: Arc<EpochState>) {
         // That it is drained cannot be asserted: who tries to enter is counted until they see that it is closed.
@@ -48,9 +55,7 @@ impl Volume {
 
     /// The same; `first` is done when the gate is closed and drained, before the switch.
     pub(crate) async fn switch_quietly_and(&self, ledger: &mut Ledger, next: Arc<EpochState>, first: impl FnOnce()) {
-        self.gate.close();
-        let drained = self.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
+        self.close_gate().await;
         first();
         self.switch_epoch(ledger, next);
         self.gate.open();

@@ -12,7 +12,8 @@
 //!   longer watched until the watch is set up anew.
 //! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log. Where it cannot be
 //!   flushed the latest contents stay: an attach may then ask without reason, but never passes over a change.
-//! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves.
+//! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves. How
+//!   long they wait for the store is counted, so that nobody need count how long somebody waits for that lock.
 //! - While the store is given up for lateness watched blocks are written unlogged, and the state directory says so.
 //!   Then the watch is set up anew.
 
@@ -23,7 +24,6 @@ mod verify;
 pub(crate) use hashes::{read_block, read_sample};
 pub(crate) use verify::verify_origin;
 
-use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
@@ -125,7 +125,7 @@ impl Watch {
         content: &Content<'_>,
     ) -> Option<WatchedWrite<'_>> {
         let range = blocks_touched(offset, content.length_bytes());
-        let mut log = lane.in_time(self.log.lock()).await?;
+        let mut log = lane.unless_given_up(self.log.lock()).await?;
         let mut coming = BTreeMap::new();
         let watched: Vec<BlockIndex> = log.contents.range(range).map(|(&block, _)| block).collect();
         let mut start_anew = false;
@@ -204,7 +204,7 @@ impl Watch {
             if !new.is_empty() {
                 // Who is inside the gate may still write them unlogged; after this they come here first, and wait.
                 self.announce(lane, log.contents.keys().chain(&new).copied()).await?;
-                lane.flush_origin().await?;
+                self.flush_for_all(lane).await?;
                 log.contents.extend(read_blocks(&lane.disks().origin, &self.key, size_bytes, new).await);
             }
             log.contents.retain(|block, _| !is_gone(block));
@@ -216,6 +216,13 @@ impl Watch {
         Ok(())
     }
 
+    /// Flushes the origin. Others may wait for the background, which does this, as well.
+    async fn flush_for_all<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
+        let volume = lane.volume();
+        let flushed = volume.lateness.for_disk(volume.flush_origin_unrecorded(lane.disks())).await;
+        lane.record_if_flush_failed(flushed).await
+    }
+
     /// Tells everybody which blocks are watched. Afterwards nobody writes as of before.
     async fn announce<D: Disk>(&self, lane: &Lane<D>, blocks: impl Iterator<Item = BlockIndex>) -> Result<()> {
         let volume = lane.volume();
@@ -224,9 +231,7 @@ impl Watch {
             let message = "the store does not answer in time";
             Error::new(ErrorKind::TimedOut, "watch the disk", "store").saying(message)
         })?;
-        volume.gate.close();
-        let drained = volume.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
+        volume.close_gate().await;
         self.blocks.replace(blocks);
         volume.gate.open();
         Ok(())
@@ -278,9 +283,10 @@ impl Watch {
     /// After a time in which watched blocks were written unlogged: what the origin holds now is what is logged,
     /// durably.
     pub(crate) async fn set_up_anew<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
-        let origin = &lane.disks().origin;
+        let (origin, lateness) = (&lane.disks().origin, &lane.volume().lateness);
         let mut log = self.log.lock().await;
-        let places = Places::find(origin, log.size_bytes, log.contents.keys().copied()).await;
+        let so_far: Vec<BlockIndex> = log.contents.keys().copied().collect();
+        let places = lateness.for_disk(Places::find(origin, log.size_bytes, so_far.into_iter())).await;
         match self.move_to(lane, &mut log, places).await {
             // After a failed flush no other succeeds; what was watched before is watched on.
             Err(error) if error.kind() == ErrorKind::FlushFailed => {
@@ -288,8 +294,9 @@ impl Watch {
             }
             moved => moved?,
         }
-        let is_durable = lane.flush_origin().await.is_ok();
-        let present = read_blocks(origin, &self.key, log.size_bytes, log.contents.keys().copied()).await;
+        let is_durable = self.flush_for_all(lane).await.is_ok();
+        let watched: Vec<BlockIndex> = log.contents.keys().copied().collect();
+        let present = lateness.for_disk(read_blocks(origin, &self.key, log.size_bytes, watched)).await;
         if is_durable {
             log.contents = present;
         } else {
