@@ -129,6 +129,12 @@ impl VolumeConfig {
             return Err(Error::new(ErrorKind::Invalid, "read the configuration", path.display().to_string())
                 .saying(format!("the file is of volume {:?}; a copy must get its own name inside too", config.name)));
         }
+        if let Some(deadline_ms) = config.save_deadline_ms.filter(|one| !SAVE_DEADLINE_MS_RANGE.contains(one)) {
+            let (least, most) = SAVE_DEADLINE_MS_RANGE.into_inner();
+            return Err(Error::new(ErrorKind::Invalid, "read the configuration", path.display().to_string()).saying(
+                format!("its save_deadline_ms is {deadline_ms}; it may be {least} to {most}, or be absent"),
+            ));
+        }
         Ok(config)
     }
 
@@ -297,6 +303,24 @@ mod tests {
         let path = paths.volume("web").expect("legal").config;
         std::fs::write(&path, br#"{"version":1,"name":"web","origin":"/a","store":"/b","novel":1}"#).expect("writes");
         assert_eq!(VolumeConfig::load(&paths, "web").expect_err("unknown").kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn a_save_deadline_that_cannot_be_kept_is_refused_clearly() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let paths = paths_in(directory.path());
+        let mut config = VolumeConfig::new("web", "/dev/vdb", "/srv/web.store");
+        for (deadline_ms, is_legal) in [(0, false), (99, false), (100, true), (3_600_000, true), (3_600_001, false)] {
+            config.save_deadline_ms = Some(deadline_ms);
+            config.save(&paths, true).expect("saves");
+            match VolumeConfig::load(&paths, "web") {
+                Ok(loaded) => assert!(is_legal && loaded == config, "{deadline_ms}"),
+                Err(error) => {
+                    assert!(!is_legal && error.kind() == ErrorKind::Invalid, "{deadline_ms}: {error}");
+                    assert!(error.to_string().contains("save_deadline_ms"), "{error}");
+                }
+            }
+        }
     }
 
     #[test]
