@@ -23,7 +23,7 @@ impl Volume {
         self.refuse_closed("bookmark")?;
         self.restore.refuse("bookmark")?;
         let mut ledger = self.ledger.lock().await;
-        let mut snapshot = ledger.snapshot(name)?;
+        let mut snapshot = self.as_decided(ledger.snapshot(name)?);
         if snapshot.bookmark {
             let message = format!("{name} is a bookmark already");
             return Err(Error::new(ErrorKind::Exists, "bookmark", "volume").saying(message));

@@ -137,7 +137,6 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         recorder: stats.recorder(),
         stop: stopped.clone(),
     };
-    let nbd = service.start()?;
     let last_seen = std::cell::RefCell::new(sight::Sight::of(&volume).await);
     let worker = Rc::new(Worker {
         last_seen,
@@ -152,7 +151,7 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         stats,
         by_ublk,
         sessions,
-        nbd: std::cell::RefCell::new(Some(nbd)),
+        nbd: std::cell::RefCell::default(),
         stop,
         attached_unix_ms: crate::process::now_unix_ms(),
         background: Default::default(),
@@ -162,6 +161,7 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
     // From here on the volume may be written, and saving needs the background work and the time.
     timekeeper::start(worker.volume.clone(), config.save_deadline())?;
     worker.start_background();
+    worker.nbd.replace(Some(service.start()?));
     start_block_devices(&worker, left, left_device, queues, config.queue_depth()).await?;
     let control = PrivateListener::bind(&volume_paths.control_socket())?;
     let ready = Ready {
