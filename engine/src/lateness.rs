@@ -9,6 +9,8 @@
 //!   on it. It is taken back with the gate closed and drained. A wait that begins in that time is over at once.
 //! - Giving up, taking back, switching the epoch and setting the horizons exclude each other: who holds `decided` finds
 //!   the others done, or not begun.
+//! - Nothing is awaited under `decided`, and no file is written: what is decided is recorded before, while nobody else
+//!   may decide. Epochs are switched meanwhile, and then it is recorded anew.
 //!
 //! Memory orders: to give up is, in this order, to record durably that the snapshots are broken, to raise the horizons
 //! (sequentially consistent), to stop the needed map, and to set `given_up` and count it (all release). A writer that
@@ -91,6 +93,8 @@ pub(crate) struct Decided {
     reason: String,
     /// The state directory says so, still.
     marked: bool,
+    /// The state directory is being written for that: nobody else decides anything, and no restore begins.
+    is_recording: bool,
     /// Restores that are about to begin: no snapshot may break for lateness until they have, or have not.
     restores_beginning: u32,
 }
@@ -107,6 +111,17 @@ impl Decided {
     /// Whether a restore is about to begin.
     pub(crate) fn restore_begins(&self) -> bool {
         self.restores_beginning > 0
+    }
+
+    /// True for who may write the state directory for a decision, and then is the only one until
+    /// [`Decided::has_recorded`].
+    pub(crate) fn may_record(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_recording, true)
+    }
+
+    /// The state directory is written, or cannot be.
+    pub(crate) fn has_recorded(&mut self) {
+        self.is_recording = false;
     }
 }
 
@@ -163,7 +178,7 @@ impl Lateness {
         }
     }
 
-    /// The lock of all decisions. Nothing is awaited under it.
+    /// The lock of all decisions: held for a moment.
     pub(crate) fn decided(&self) -> MutexGuard<'_, Decided> {
         self.decided.lock().expect("no holder of this lock panics")
     }
@@ -230,14 +245,13 @@ impl Lateness {
         let waited_ms = oldest_ms.map_or(0, |begun_ms| self.now_ms.load(Ordering::Relaxed).saturating_sub(begun_ms));
         self.longest_ms.fetch_max(waited_ms, Ordering::Relaxed);
         let is_late = oldest_ms.is_some() && waited_ms >= self.deadline.deadline_ms;
-        let mut decided = self.decided();
-        if is_late && decided.late_for_ms.is_none() {
+        let was_late = std::mem::replace(&mut self.decided().late_for_ms, is_late.then_some(waited_ms)).is_some();
+        if is_late && !was_late {
             self.times_late.fetch_add(1, Ordering::Relaxed);
             tracing::error!(waited_ms, "the store does not answer within the save deadline; writes wait for it");
-        } else if !is_late && decided.late_for_ms.is_some() {
+        } else if !is_late && was_late {
             tracing::info!("no write waits longer for the store than it may any more");
         }
-        decided.late_for_ms = is_late.then_some(waited_ms);
         is_late
     }
 
@@ -279,13 +293,19 @@ impl Lateness {
         self.decided().marked
     }
 
-    /// Clears the mark by `clear`, unless the store was given up since that generation.
+    /// Clears the mark by `clear`, which may block, unless the store was given up since that generation, or is about to
+    /// be.
     pub(crate) fn unmark(&self, generation: u64, clear: impl FnOnce()) {
-        let mut decided = self.decided();
-        if self.generation() == generation && !self.gave_up() {
-            clear();
-            decided.marked = false;
+        {
+            let mut decided = self.decided();
+            if self.generation() != generation || self.gave_up() || !decided.may_record() {
+                return;
+            }
         }
+        clear();
+        let mut decided = self.decided();
+        decided.marked = false;
+        decided.has_recorded();
     }
 
     /// The youngest epoch whose snapshot broke for lateness; 0 where none did.
@@ -327,8 +347,15 @@ impl Lateness {
 
     /// A restore of the snapshot of `target` begins. Refused where that broke, or nothing is saved.
     pub(crate) fn restore_begins(&self, target: Epoch) -> Result<RestoreBegins<'_>> {
-        self.decided().restores_beginning += 1;
+        let mut decided = self.decided();
+        decided.restores_beginning += 1;
+        let is_recording = decided.is_recording;
+        drop(decided);
         let begins = RestoreBegins(self);
+        if is_recording {
+            // What breaks every snapshot may stand in the state directory by now.
+            return Err(Lateness::refusal("restore"));
+        }
         self.refuse("restore", target)?;
         Ok(begins)
     }

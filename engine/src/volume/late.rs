@@ -56,38 +56,62 @@ impl Volume {
     /// Breaks every snapshot and bookmark without the store, and lets the writes go that wait for it. The order of its
     /// steps is the one of the head, and of lateness.rs.
     fn give_up_late_store(&self) {
-        let mut decided = self.lateness.decided();
-        if self.lateness.gave_up() {
+        if !self.may_give_up() {
             return;
         }
-        if decided.restore_begins() || self.restore.target().is_some() {
-            tracing::error!("a restore is under way, so no snapshot breaks for it: writes wait for the store");
-            return;
-        }
-        let active = self.active_epoch();
-        let through = active.number.next();
         let deadline_ms = self.lateness.deadline.deadline_ms;
         let reason = format!("the store did not answer within {deadline_ms} ms, so before-images could not be kept");
-        let recorded = planted!("late-break-recorded-afterwards")
-            || self.record_elsewhere(|elsewhere| {
-                elsewhere.through = elsewhere.through.max(through);
-                elsewhere.reason.clone_from(&reason);
-            });
-        if !recorded {
-            tracing::error!("broken snapshots can be recorded nowhere; writes wait for the store");
-            return;
-        }
-        tracing::error!("{reason}: all snapshots of the volume are broken, writes go on without the store");
+        let (mut decided, active, through) = loop {
+            let through = self.active_epoch().number.next();
+            let recorded = self.record_late(through, &reason);
+            let mut decided = self.lateness.decided();
+            if !recorded {
+                decided.has_recorded();
+                drop(decided);
+                tracing::error!("broken snapshots can be recorded nowhere; writes wait for the store");
+                return;
+            }
+            let active = self.active_epoch();
+            // Else a cut came meanwhile, and the mark does not cover it.
+            if active.number < through {
+                break (decided, active, through);
+            }
+        };
         if !planted!("late-readers-not-refused") {
             self.raise_horizons(through.next());
         }
         // Whoever finds the store given up finds that nothing is needed.
         active.needed.stop();
-        self.lateness.give_up(&mut decided, through, reason);
+        self.lateness.give_up(&mut decided, through, reason.clone());
+        decided.has_recorded();
         drop(decided);
+        tracing::error!("{reason}: all snapshots of the volume are broken, writes go on without the store");
         self.waits().for_each(Waits::wake_all);
         self.retry.notify();
         self.work.notify();
+    }
+
+    /// Whether the store is to be given up. Then nobody else decides anything until that is done.
+    fn may_give_up(&self) -> bool {
+        let mut decided = self.lateness.decided();
+        if self.lateness.gave_up() {
+            return false;
+        }
+        if decided.restore_begins() || self.restore.target().is_some() {
+            drop(decided);
+            tracing::error!("a restore is under way, so no snapshot breaks for it: writes wait for the store");
+            return false;
+        }
+        decided.may_record()
+    }
+
+    /// Records in the state directory that the snapshots are broken up to `through`. May block.
+    fn record_late(&self, through: Epoch, reason: &str) -> bool {
+        planted!("late-break-recorded-afterwards", return true);
+        self.record_elsewhere(|elsewhere| {
+            elsewhere.through = elsewhere.through.max(through);
+            reason.clone_into(&mut elsewhere.reason);
+        })
     }
 
     /// No snapshot and no bookmark older than this is readable any more.

@@ -263,7 +263,8 @@ impl Watch {
         Ok(image)
     }
 
-    /// The volume is about to grow to `size_bytes`: until [`Watch::has_grown`] the last blocks of both sizes are watched.
+    /// The volume is about to grow to `size_bytes`: until [`Watch::has_grown`] the last blocks of both sizes are
+    /// watched.
     pub(crate) async fn is_about_to_grow<D: Disk>(&self, lane: &Lane<D>, size_bytes: u64) -> Result<()> {
         let mut log = self.log.lock().await;
         let places = Places::find(&lane.disks().origin, size_bytes, log.contents.keys().copied()).await;
@@ -285,8 +286,8 @@ impl Watch {
     pub(crate) async fn set_up_anew<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
         let (origin, lateness) = (&lane.disks().origin, &lane.volume().lateness);
         let mut log = self.log.lock().await;
-        let so_far: Vec<BlockIndex> = log.contents.keys().copied().collect();
-        let places = lateness.for_disk(Places::find(origin, log.size_bytes, so_far.into_iter())).await;
+        let so_far = log.contents.keys().copied();
+        let places = lateness.for_disk(Places::find(origin, log.size_bytes, so_far)).await;
         match self.move_to(lane, &mut log, places).await {
             // After a failed flush no other succeeds; what was watched before is watched on.
             Err(error) if error.kind() == ErrorKind::FlushFailed => {
@@ -295,7 +296,7 @@ impl Watch {
             moved => moved?,
         }
         let is_durable = self.flush_for_all(lane).await.is_ok();
-        let watched: Vec<BlockIndex> = log.contents.keys().copied().collect();
+        let watched = log.contents.keys().copied();
         let present = lateness.for_disk(read_blocks(origin, &self.key, log.size_bytes, watched)).await;
         if is_durable {
             log.contents = present;
