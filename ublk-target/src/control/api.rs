@@ -111,7 +111,7 @@ pub struct SaveDeadlineReport {
     pub on_late: OnLate,
     /// How long the write that has waited longest has waited, where that is longer than the deadline.
     pub late_for_ms: Option<u64>,
-    /// Why nothing is saved now; null while the store is used.
+    /// Why nothing is saved now and no snapshot can be taken; null while the store is used.
     pub given_up: Option<String>,
 }
 
