@@ -131,9 +131,8 @@ impl VolumeConfig {
         }
         if let Some(deadline_ms) = config.save_deadline_ms.filter(|one| !SAVE_DEADLINE_MS_RANGE.contains(one)) {
             let (least, most) = SAVE_DEADLINE_MS_RANGE.into_inner();
-            return Err(Error::new(ErrorKind::Invalid, "read the configuration", path.display().to_string()).saying(
-                format!("its save_deadline_ms is {deadline_ms}; it may be {least} to {most}, or be absent"),
-            ));
+            return Err(Error::new(ErrorKind::Invalid, "read the configuration", path.display().to_string())
+                .saying(format!("its save_deadline_ms is {deadline_ms}; it may be {least} to {most}, or be absent")));
         }
         Ok(config)
     }
