@@ -16,12 +16,14 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+type Action = Box<dyn FnOnce() + Send>;
+
 /// Where the simulated machine records what its store cannot.
 #[derive(Clone, Default)]
 pub struct StateDirectory {
     recorded: Arc<Mutex<Option<BrokenElsewhere>>>,
     failing: Arc<AtomicBool>,
-    before_next: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    before_next: Arc<Mutex<Option<Action>>>,
 }
 
 impl StateDirectory {
