@@ -29,8 +29,11 @@ enum Verb {
     Run(Run),
     /// Make the report of a `results.json` anew
     Report {
-        /// Where it lies, and where the report goes
+        /// Where it lies, and where the plots go
         directory: PathBuf,
+        /// Where the report goes, beside the directory; else it is report.md in there
+        #[arg(long)]
+        page: Option<PathBuf>,
     },
 }
 
@@ -62,9 +65,9 @@ struct Run {
 fn main() -> Result<()> {
     match Arguments::parse().verb {
         Verb::Run(run) => measure(&run),
-        Verb::Report { directory } => {
+        Verb::Report { directory, page } => {
             let results = serde_json::from_slice(&fs::read(directory.join("results.json"))?)?;
-            report::write(&results, &directory)
+            report::write(&results, &directory, &page.unwrap_or_else(|| directory.join("report.md")))
         }
     }
 }
@@ -107,7 +110,7 @@ fn measure(run: &Run) -> Result<()> {
         results.scenes.push(scene);
     }
     save(&results, &run.out.join("results.json"))?;
-    report::write(&results, &run.out)?;
+    report::write(&results, &run.out, &run.out.join("report.md"))?;
     println!("the report is {}", run.out.join("report.md").display());
     results.regressions.iter().for_each(|sentence| eprintln!("REGRESSION: {sentence}"));
     ensure!(results.regressions.is_empty(), "instruction counts have grown; --update-baseline accepts them");

@@ -7,12 +7,16 @@ pub mod rows;
 pub mod series;
 
 use crate::results::Results;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::path::Path;
 
-/// Writes `report.md` and its plots into `directory`.
-pub fn write(results: &Results, directory: &Path) -> Result<()> {
-    let plots = plots::draw(results, directory)?;
-    std::fs::write(directory.join("report.md"), markdown::page(results, &plots))?;
+/// Writes the plots into `directory`, and the report to `page`, which lies there or beside it.
+pub fn write(results: &Results, directory: &Path, page: &Path) -> Result<()> {
+    let mut plots = plots::draw(results, directory)?;
+    if page.parent() != Some(directory) {
+        let name = directory.file_name().context("the plots lie in a directory with a name")?.to_string_lossy();
+        plots.iter_mut().for_each(|plot| plot.file = format!("{name}/{}", plot.file));
+    }
+    std::fs::write(page, markdown::page(results, &plots))?;
     Ok(())
 }
