@@ -95,6 +95,12 @@ pub(crate) struct Decided {
     marked: bool,
     /// The state directory is being written for that: nobody else decides anything, and no restore begins.
     is_recording: bool,
+    /// It may say that snapshots are broken although that was not decided: no restore begins.
+    is_in_doubt: bool,
+    /// When that is to be put right again.
+    retract_ms: u64,
+    /// Why writes wait was said since the first of them was late.
+    was_said: bool,
     /// Restores that are about to begin: no snapshot may break for lateness until they have, or have not.
     restores_beginning: u32,
 }
@@ -119,9 +125,23 @@ impl Decided {
         !std::mem::replace(&mut self.is_recording, true)
     }
 
-    /// The state directory is written, or cannot be.
+    /// The state directory says what was decided.
     pub(crate) fn has_recorded(&mut self) {
         self.is_recording = false;
+        self.is_in_doubt = false;
+    }
+
+    /// The state directory could not be written, or not all that it takes: nothing is decided. True where that is worth
+    /// saying.
+    pub(crate) fn recording_failed(&mut self) -> bool {
+        self.is_recording = false;
+        self.is_in_doubt = true;
+        self.is_worth_saying()
+    }
+
+    /// True once for each time that writes grow late.
+    pub(crate) fn is_worth_saying(&mut self) -> bool {
+        !std::mem::replace(&mut self.was_said, true)
     }
 }
 
@@ -245,7 +265,11 @@ impl Lateness {
         let waited_ms = oldest_ms.map_or(0, |begun_ms| self.now_ms.load(Ordering::Relaxed).saturating_sub(begun_ms));
         self.longest_ms.fetch_max(waited_ms, Ordering::Relaxed);
         let is_late = oldest_ms.is_some() && waited_ms >= self.deadline.deadline_ms;
-        let was_late = std::mem::replace(&mut self.decided().late_for_ms, is_late.then_some(waited_ms)).is_some();
+        let was_late = {
+            let mut decided = self.decided();
+            decided.was_said &= is_late;
+            std::mem::replace(&mut decided.late_for_ms, is_late.then_some(waited_ms)).is_some()
+        };
         if is_late && !was_late {
             self.times_late.fetch_add(1, Ordering::Relaxed);
             tracing::error!(waited_ms, "the store does not answer within the save deadline; writes wait for it");
@@ -280,6 +304,25 @@ impl Lateness {
     pub(crate) fn take_back(&self) {
         let _decided = self.decided();
         self.given_up.store(false, Ordering::Release);
+    }
+
+    /// Whether the state directory is to be written because it may say what was not decided. Not more often than once a
+    /// deadline: it may be what fails. Then nobody else decides anything until [`Lateness::has_retracted`].
+    pub(crate) fn may_retract(&self) -> bool {
+        let mut decided = self.decided();
+        let now_ms = self.now_ms.load(Ordering::Relaxed);
+        if !decided.is_in_doubt || now_ms < decided.retract_ms || !decided.may_record() {
+            return false;
+        }
+        decided.retract_ms = now_ms + self.deadline.deadline_ms;
+        true
+    }
+
+    /// The state directory says again what it said before, if `retracted`.
+    pub(crate) fn has_retracted(&self, retracted: bool) {
+        let mut decided = self.decided();
+        decided.is_recording = false;
+        decided.is_in_doubt = !retracted;
     }
 
     /// How often the store was given up so far.
@@ -349,12 +392,13 @@ impl Lateness {
     pub(crate) fn restore_begins(&self, target: Epoch) -> Result<RestoreBegins<'_>> {
         let mut decided = self.decided();
         decided.restores_beginning += 1;
-        let is_recording = decided.is_recording;
+        let is_in_doubt = decided.is_recording || decided.is_in_doubt;
         drop(decided);
         let begins = RestoreBegins(self);
-        if is_recording {
+        if is_in_doubt {
             // What breaks every snapshot may stand in the state directory by now.
-            return Err(Lateness::refusal("restore"));
+            let message = "the state directory may say that snapshots are broken; try again when it can be written";
+            return Err(Error::new(ErrorKind::TimedOut, "restore", "state directory").saying(message));
         }
         self.refuse("restore", target)?;
         Ok(begins)

@@ -30,8 +30,13 @@ impl StateDirectory {
     /// One in which nothing can be recorded.
     pub fn failing() -> StateDirectory {
         let state = StateDirectory::default();
-        state.failing.store(true, Ordering::Relaxed);
+        state.fail();
         state
+    }
+
+    /// From now on nothing can be recorded.
+    pub fn fail(&self) {
+        self.failing.store(true, Ordering::Relaxed);
     }
 
     /// From now on things can be recorded.

@@ -5,7 +5,7 @@
 //!   lost then, a later success would hide.
 //! - The latch is in the catalog, so that it outlives the process.
 
-use super::{BrokenElsewhere, Volume};
+use super::Volume;
 use crate::disk::{flush_since, Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
@@ -87,12 +87,5 @@ impl Volume {
             ledger.in_memory(&items);
         }
         true
-    }
-
-    /// Records in the state directory what the store does not take. False where that failed, too.
-    pub(crate) fn record_elsewhere(&self, change: impl FnOnce(&mut BrokenElsewhere)) -> bool {
-        let mut elsewhere = self.elsewhere.lock().expect("no holder of this lock panics");
-        change(&mut elsewhere);
-        self.broken_log.record(&elsewhere)
     }
 }

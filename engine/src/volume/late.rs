@@ -34,7 +34,9 @@ impl Volume {
     pub fn keep_time(&self, now_ms: u64) {
         self.lateness.advance(now_ms);
         let oldest_ms = self.waits().filter_map(Waits::oldest_ms).min();
-        if self.lateness.judge(oldest_ms) && self.lateness.deadline.on_late == OnLate::Break {
+        if !self.lateness.judge(oldest_ms) {
+            self.give_up_no_more();
+        } else if self.lateness.deadline.on_late == OnLate::Break {
             self.give_up_late_store();
         }
     }
@@ -66,9 +68,9 @@ impl Volume {
             let recorded = self.record_late(through, &reason);
             let mut decided = self.lateness.decided();
             if !recorded {
-                decided.has_recorded();
-                drop(decided);
-                tracing::error!("broken snapshots can be recorded nowhere; writes wait for the store");
+                if decided.recording_failed() {
+                    tracing::error!("broken snapshots can be recorded nowhere; writes wait for the store");
+                }
                 return;
             }
             let active = self.active_epoch();
@@ -85,6 +87,7 @@ impl Volume {
         self.lateness.give_up(&mut decided, through, reason.clone());
         decided.has_recorded();
         drop(decided);
+        self.decision_is_made();
         tracing::error!("{reason}: all snapshots of the volume are broken, writes go on without the store");
         self.waits().for_each(Waits::wake_all);
         self.retry.notify();
@@ -98,20 +101,27 @@ impl Volume {
             return false;
         }
         if decided.restore_begins() || self.restore.target().is_some() {
-            drop(decided);
-            tracing::error!("a restore is under way, so no snapshot breaks for it: writes wait for the store");
+            if decided.is_worth_saying() {
+                tracing::error!("a restore is under way, so no snapshot breaks for it: writes wait for the store");
+            }
             return false;
         }
         decided.may_record()
     }
 
+    /// Nobody waits too long any more. What could not be recorded of giving the store up, or of which nobody could tell,
+    /// is not so. May block.
+    fn give_up_no_more(&self) {
+        if self.lateness.may_retract() {
+            let retracted = self.retract_decision();
+            self.lateness.has_retracted(retracted);
+        }
+    }
+
     /// Records in the state directory that the snapshots are broken up to `through`. May block.
     fn record_late(&self, through: Epoch, reason: &str) -> bool {
         planted!("late-break-recorded-afterwards", return true);
-        self.record_elsewhere(|elsewhere| {
-            elsewhere.through = elsewhere.through.max(through);
-            reason.clone_into(&mut elsewhere.reason);
-        })
+        self.record_decision(through, reason)
     }
 
     /// No snapshot and no bookmark older than this is readable any more.
@@ -229,10 +239,7 @@ impl Volume {
         items: &[Item],
     ) -> Result<()> {
         ledger.catalog.append(&disks.store, items).await?;
-        self.lateness.unmark(generation, || {
-            *self.elsewhere.lock().expect("no holder of this lock panics") = super::BrokenElsewhere::default();
-            self.broken_log.clear();
-        });
+        self.lateness.unmark(generation, || self.clear_elsewhere());
         Ok(())
     }
 }

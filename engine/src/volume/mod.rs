@@ -17,6 +17,7 @@ mod create;
 mod cut;
 mod delete;
 mod detach;
+mod elsewhere;
 mod failure;
 mod flush;
 mod grow;
@@ -60,6 +61,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Weak};
 use crate::units::{blocks_for, Epoch, SegmentIndex, BLOCK_BYTES};
 use crate::watch::Watch;
+use elsewhere::Elsewhere;
 use ledger::Ledger;
 use restore::RestoreState;
 use std::collections::BTreeMap;
@@ -126,7 +128,7 @@ pub struct Volume {
     pub(crate) retry: Signal,
     pub(crate) broken_log: Box<dyn BrokenLog>,
     /// What was recorded there in this session.
-    pub(crate) elsewhere: Mutex<BrokenElsewhere>,
+    elsewhere: Mutex<Elsewhere>,
     cut_observer: OnceLock<Box<dyn CutObserver>>,
     size_bytes: AtomicU64,
     /// Epoch of the oldest whole snapshot; no image saved before it is needed. `u64::MAX` where there is none.

@@ -201,7 +201,7 @@ impl Volume {
         }
         // From here on no snapshot breaks because the store is late.
         let _begins = self.lateness.restore_begins(target_epoch).map_err(|error| {
-            let message = "the store was given up while the state before was cut; the volume is as it was";
+            let message = "the store is late, and its snapshots break or may break; the volume is as it was";
             Error::new(ErrorKind::Broken, "restore", "store").saying(message).caused_by(error)
         })?;
         let map = ledger.catalog.state().maps.get(&target_epoch).copied().unwrap_or(NO_HOLES);

@@ -5,6 +5,7 @@ mod disk;
 mod moments;
 mod places;
 mod stage;
+mod undecided;
 
 use cairn_engine::deadline::Deadline;
 use cairn_engine::error::ErrorKind;
