@@ -223,10 +223,13 @@ impl Volume {
         ledger.catalog.append(&disks.store, &items).await
     }
 
-    /// The volume's facts, with a flush that failed.
+    /// The volume's facts, with what only the state directory has: a flush that failed, and up to where epochs are used.
+    /// A crash may bring back the mark when it is gone: no snapshot of a later attachment may have such an epoch.
     pub(crate) fn facts(&self, ledger: &Ledger) -> Item {
         let facts = ledger.catalog.state().volume;
-        Item::Volume(VolumeFacts { flush_failed: facts.flush_failed || self.is_flush_failed(), ..facts })
+        let active_epoch = facts.active_epoch.max(self.lateness.through());
+        let flush_failed = facts.flush_failed || self.is_flush_failed();
+        Item::Volume(VolumeFacts { active_epoch, flush_failed, ..facts })
     }
 
     /// The mark in the state directory goes, unless the store was given up again since that generation. `items`: what

@@ -4,8 +4,9 @@ use crate::places::breaking;
 use crate::stage::{Scene, Stage, DEADLINE_MS, TICKS};
 use crate::SEEDS;
 use cairn_engine::deadline::Deadline;
-use cairn_engine::sim::rig::{snapshot_name, snapshot_options, StateDirectory};
+use cairn_engine::sim::rig::{snapshot_name, snapshot_options, Rig, StateDirectory};
 use cairn_engine::sim::{Crash, Fault, FaultTarget};
+use cairn_engine::volume::Limits;
 use std::rc::Rc;
 use std::sync::{mpsc, Arc};
 use std::thread;
@@ -86,4 +87,29 @@ fn a_break_that_was_recorded_but_not_decided_is_retracted_and_no_restore_begins_
     let rig = stage.recovered(1, Crash::Process);
     assert_eq!(stage.judge(&rig, Crash::Process), ["a", "cut", "before"]);
     stage.scheduler.kill();
+}
+
+#[test]
+fn a_mark_that_a_crash_brings_back_breaks_nothing_that_was_taken_since() {
+    for seed in 0..SEEDS {
+        let mut stage = Stage::new(seed, breaking());
+        stage.begin();
+        stage.stall_segments();
+        let _late = stage.write(40..41, 2);
+        (0..=TICKS).for_each(|_| stage.tick());
+        let mark = stage.rig.state.recorded().expect("the store is given up");
+        stage.rig.disks.store.release();
+        stage.work();
+        stage.go();
+        assert_eq!(stage.rig.volume.lateness().given_up, None);
+        let rig = stage.recovered(seed, Crash::Process);
+        rig.snapshot("later").expect("no fault");
+        rig.write(60 * 4096, 4096, 7).expect("no fault");
+        // The file was removed, but its directory was not durable.
+        let state = StateDirectory::default();
+        assert!(cairn_engine::volume::BrokenLog::record(&state, &mark));
+        let rig = Rig::attach(rig.crash(seed, Crash::Power), Limits::default(), state).expect("it can be attached");
+        assert_eq!(rig.snapshot_reason("later"), None, "seed {seed}: {mark:?}");
+        stage.scheduler.kill();
+    }
 }
