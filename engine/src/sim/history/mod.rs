@@ -100,8 +100,10 @@ struct History {
     /// Ticks in a row that brought no operation to its end, and how many had ended at the last of them.
     rescues: u32,
     ended_seen: u64,
-    /// How many of these ticks the store has stalled.
+    /// In how many of these ticks the store has stalled and no request of production began.
     stalled_ticks: u32,
+    /// How many had begun at the last of them.
+    production_seen: u64,
 }
 
 impl History {
@@ -133,6 +135,7 @@ impl History {
             rescues: 0,
             ended_seen: 0,
             stalled_ticks: 0,
+            production_seen: 0,
         };
         history.come_up(disks, None, None);
         history

@@ -75,7 +75,7 @@ impl Context {
         };
         let began = self.began();
         let lane = &self.lanes[lane];
-        self.shared.production.set(self.shared.production.get() + 1);
+        self.shared.production_begins();
         let result = match (manner, change) {
             (Manner::Write { durable }, Change::Stamp(write)) => {
                 let mut data = aligned_buffer(length_bytes as usize);
@@ -121,7 +121,7 @@ impl Context {
         let number = self.shared.begin(&format!("lane {lane} flush"));
         let ticket = self.shared.oracle.borrow_mut().start_flush();
         let began = self.began();
-        self.shared.production.set(self.shared.production.get() + 1);
+        self.shared.production_begins();
         let result = self.lanes[lane].flush().await;
         self.shared.production.set(self.shared.production.get() - 1);
         self.judge_flush("flush", began, &result);

@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub(super) underway: Cell<usize>,
     /// Requests of production under way.
     pub(super) production: Cell<usize>,
+    /// How many there were so far.
+    pub(super) production_begun: Cell<u64>,
     /// The time that the volume was told last.
     pub(super) told_ms: Cell<u64>,
     /// Operations that were launched and have ended.
@@ -60,6 +62,7 @@ impl Shared {
             deleting: Cell::new(0),
             underway: Cell::new(0),
             production: Cell::new(0),
+            production_begun: Cell::new(0),
             told_ms: Cell::new(0),
             ended: Cell::new(0),
             journal: RefCell::default(),
@@ -89,6 +92,12 @@ impl Shared {
         self.operations.set(self.operations.get() + 1);
         self.note(format!("{}: {what}", self.operations.get()));
         self.operations.get()
+    }
+
+    /// A request of production begins.
+    pub(super) fn production_begins(&self) {
+        self.production.set(self.production.get() + 1);
+        self.production_begun.set(self.production_begun.get() + 1);
     }
 
     /// It ended.
