@@ -43,6 +43,8 @@ pub(crate) struct Ledger {
     pub(crate) untrusted_since_cut: BTreeSet<u64>,
     /// The epoch of a snapshot whose cut has not written its map yet.
     pub(crate) cut_under_way: Option<Epoch>,
+    /// Snapshots whose maps the store may have, and the state has not.
+    pub(crate) maps_in_doubt: BTreeSet<Epoch>,
     /// What is still to be found out after an attach.
     pub(crate) common_holes: Option<CommonHoles>,
     /// Segments that lanes leave for runs, so that sealing can go on when the store is full.
@@ -70,6 +72,7 @@ impl Ledger {
             holes_runs: BTreeMap::new(),
             untrusted_since_cut: BTreeSet::new(),
             cut_under_way: None,
+            maps_in_doubt: BTreeSet::new(),
             common_holes: None,
             kept_for_runs,
         }

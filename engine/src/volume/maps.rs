@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A snapshot's map is durable before its cut is reported, and before anything is overwritten that only the map says
 //!   nobody needs. Where it cannot be written everything counts as in use in that snapshot.
-//! - What a snapshot's map says never changes.
+//! - What a snapshot's map says never changes: where the store did not confirm it, that is settled before anybody looks.
 //! - After a crash the volume's own map has at most the holes that it had: what is untrusted counts as in use.
 
 use super::background::Activity;
@@ -228,12 +228,27 @@ impl Volume {
             items.extend(ledger.untrusted_since_cut.iter().map(|region| self.untrusted_item(*region)));
         }
         if !items.is_empty() {
-            ledger.catalog.append(&disks.store, &items).await?;
+            let installed = ledger.catalog.append(&disks.store, &items).await;
+            ledger.maps_in_doubt.extend(map_of.filter(|_| installed.is_err()));
+            installed?;
         }
         if run == NO_HOLES {
             self.trust.guard_all(false);
         }
         ledger.may_be_dead = true;
+        Ok(())
+    }
+
+    /// Before anybody looks at the snapshot of an epoch: whether it has a map is settled for good. Fails as writing the
+    /// catalog does.
+    pub(crate) async fn settle_map<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>, epoch: Epoch) -> Result<()> {
+        if !ledger.maps_in_doubt.contains(&epoch) {
+            return Ok(());
+        }
+        if ledger.catalog.failed() {
+            ledger.catalog.compact(&disks.store).await?;
+        }
+        ledger.maps_in_doubt.clear();
         Ok(())
     }
 
