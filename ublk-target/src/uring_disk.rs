@@ -35,6 +35,14 @@ pub trait Ring: 'static {
     /// Runs a blocking call on another thread and gives its result.
     async fn run_blocking(&self, call: Box<dyn FnOnce() -> i32 + Send>) -> i32;
 
+    /// The same ring, for requests to another device: those to the first keep nothing from them.
+    fn for_another_device(&self) -> Self
+    where
+        Self: Clone,
+    {
+        self.clone()
+    }
+
     /// The place of an open file that the ring was told of beforehand.
     fn known_file(&self, _file: RawFd) -> Option<types::Fixed> {
         None

@@ -70,8 +70,8 @@ impl Devices {
 
     /// Disks for the calling thread, on its ring.
     pub fn disks<R: Ring + Clone>(&self, ring: R) -> Rc<Disks<ServedDisk<R>>> {
-        let origin = UringDisk::new(self.origin.clone(), ring.clone());
-        let store = UringDisk::new(self.store.clone(), ring);
+        let store = UringDisk::new(self.store.clone(), ring.for_another_device());
+        let origin = UringDisk::new(self.origin.clone(), ring);
         #[cfg(feature = "crash-at")]
         let (origin, store) = (ServedDisk::new(origin, "origin"), ServedDisk::new(store, "store"));
         Rc::new(Disks { origin, store })
