@@ -274,7 +274,9 @@ mod tests {
                     tokio::task::spawn_local(async move { unsafe { ring.submit(request) }.await })
                 })
                 .collect();
-            tokio::task::yield_now().await;
+            while ring.places.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
             let disk = RingDisk::new(device, ring.for_another_device());
             let mut buffer = aligned_buffer(4096);
             let read = tokio::time::timeout(Duration::from_secs(10), disk.read(0, &mut buffer)).await;
