@@ -100,9 +100,10 @@ struct History {
     /// Ticks in a row that brought no operation to its end, and how many had ended at the last of them.
     rescues: u32,
     ended_seen: u64,
-    /// In how many of these ticks the store has stalled and no request of production began.
+    /// How many of these ticks the store has stalled.
     stalled_ticks: u32,
-    /// How many had begun at the last of them.
+    /// Ticks since a request of production began, and how many had begun by then.
+    waited_ticks: u32,
     production_seen: u64,
 }
 
@@ -135,6 +136,7 @@ impl History {
             rescues: 0,
             ended_seen: 0,
             stalled_ticks: 0,
+            waited_ticks: 0,
             production_seen: 0,
         };
         history.come_up(disks, None, None);

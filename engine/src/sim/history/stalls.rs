@@ -12,8 +12,10 @@ use crate::sim::{Effect, Fault, FaultTarget, Scheduler};
 /// The save deadline of volumes whose store may stall.
 pub(super) const DEADLINE_MS: u64 = 400;
 const TICK_MS: u64 = 100;
-/// Ticks after which everybody who waits for the store was let go.
+/// Ticks that the store stalls.
 pub(super) const TICKS_MAX: u32 = 8;
+/// Ticks after which somebody who waits for the store was let go.
+const TICKS_WAITED_MAX: u32 = 6;
 
 /// Goes on with what requests leave behind.
 pub(super) fn run_errands(scheduler: &mut Scheduler, context: &Context) {
@@ -44,10 +46,12 @@ impl History {
         self.context().disks.store.inject(fault);
     }
 
-    /// The store has stalled for longer than the deadline: nobody waits for it who writes. Then it goes on.
+    /// The store has stalled for longer than the deadline: nobody waits for it who writes and did not begin just now.
+    /// Then it goes on.
     pub(super) fn judge_stall(&mut self) {
         let context = self.context();
-        let waits_rightly = self.shared.state.is_failing() || context.volume.restore_progress().is_some();
+        let may_wait = self.shared.state.is_failing() || context.volume.restore_progress().is_some();
+        let waits_rightly = may_wait || self.waited_ticks < TICKS_WAITED_MAX;
         if self.shared.production.get() > 0 && !waits_rightly {
             let lateness = context.volume.lateness();
             let hanging = self.machine().host.scheduler.hanging();

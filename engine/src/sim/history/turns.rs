@@ -32,10 +32,10 @@ impl History {
         self.rescues = if ended == self.ended_seen { self.rescues + 1 } else { 1 };
         self.ended_seen = ended;
         let is_stalled = self.context().disks.store.hanging() > 0;
-        // Who began to wait since the last tick has not waited for one yet.
+        self.stalled_ticks = if is_stalled && self.rescues > 1 { self.stalled_ticks + 1 } else { 0 };
         let begun = self.shared.production_begun.get();
-        let is_waiting_on = self.rescues > 1 && std::mem::replace(&mut self.production_seen, begun) == begun;
-        self.stalled_ticks = if is_stalled && is_waiting_on { self.stalled_ticks + 1 } else { 0 };
+        let is_joined = std::mem::replace(&mut self.production_seen, begun) != begun;
+        self.waited_ticks = if is_joined { 0 } else { self.waited_ticks + 1 };
         if self.stalled_ticks > stalls::TICKS_MAX {
             self.judge_stall();
             (self.rescues, self.stalled_ticks) = (0, 0);
