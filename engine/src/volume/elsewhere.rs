@@ -75,6 +75,11 @@ impl Volume {
         retracted
     }
 
+    /// The volume is open: whoever opened it removes what stood there before, and may remove what was recorded since.
+    pub(super) fn elsewhere_may_be_gone(&self) {
+        self.elsewhere().is_recorded = false;
+    }
+
     /// The store has all that was recorded: it goes. May block.
     pub(crate) fn clear_elsewhere(&self) {
         let mut elsewhere = self.elsewhere();

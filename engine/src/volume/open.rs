@@ -78,6 +78,7 @@ impl Volume {
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
         volume.load_live_map(disks).await?;
+        volume.elsewhere_may_be_gone();
         Ok(Arc::new(volume))
     }
 

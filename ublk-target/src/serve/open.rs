@@ -113,9 +113,10 @@ pub async fn open_volume(
         save_deadline: config.save_deadline(),
         limits: Limits::default(),
     };
-    let had_mark = options.broken_elsewhere.is_some();
+    let found = options.broken_elsewhere.clone();
     let volume = Volume::open(&disks, options).await.map_err(|error| with_devices(error, config))?;
-    if had_mark {
+    // Not what was recorded only now, because the store failed once more.
+    if found.is_some() && mark.read() == found {
         mark.remove();
     }
     Ok((volume, disks, identity))
