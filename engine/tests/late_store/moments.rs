@@ -1,12 +1,13 @@
 //! Moments at which giving up a store that is late, or taking it back, meets something else.
 
-use crate::places::{breaking, write_table};
-use crate::stage::{Scene, Stage, BLOCK, DEADLINE_MS, TICKS};
+use crate::places::{breaking, write_table, PLACES};
+use crate::stage::{Scene, Stage, BLOCK, DEADLINE_MS, HOLE, TICKS};
 use crate::SEEDS;
 use cairn_engine::error::ErrorKind;
 use cairn_engine::sim::rig::{snapshot_name, StateDirectory};
 use cairn_engine::sim::{Crash, Fault, FaultTarget};
 use cairn_engine::snapshot::BrokenReason;
+use fastrand::Rng;
 use std::rc::Rc;
 use std::sync::{mpsc, Arc};
 use std::thread;
@@ -192,4 +193,39 @@ fn a_snapshot_that_broke_for_lateness_leaves_no_bookmark() {
     let error = stage.scheduler.run_until(&bookmark).expect_err("nobody knows what changed since");
     assert_eq!(error.kind(), ErrorKind::Broken);
     stage.scheduler.kill();
+}
+
+#[test]
+fn at_whatever_step_of_the_way_back_the_machine_stops_it_is_attached_again_and_nothing_is_wrong() {
+    let mut on_the_way = 0;
+    for seed in 0..60 {
+        let mut random = Rng::with_seed(seed);
+        let place = random.choice(PLACES.iter().filter(|place| !place.fails).collect::<Vec<_>>()).expect("not empty");
+        let (mut stage, _requests) = place.set(seed, breaking());
+        (0..TICKS).for_each(|_| stage.tick());
+        // The disk's identity, what was not in use, and what a snapshot needed.
+        let unsaved = [stage.write(0..1, 3), stage.write(HOLE.start + 2..HOLE.start + 4, 3), stage.write(60..70, 3)];
+        stage.go();
+        assert!(unsaved.iter().all(|write| write.is_finished()), "{}", place.name);
+        stage.rig.disks.store.release();
+        stage.work();
+        let mut cut = None;
+        for step in 0..60 {
+            on_the_way += u32::from(stage.rig.volume.lateness().given_up.is_some());
+            stage.steps(random.usize(1..8));
+            if cut.is_none() && stage.rig.volume.lateness().given_up.is_none() {
+                stage.snapshots.insert("later".to_owned(), stage.content_unreported_now());
+                cut = Some(stage.snapshot("later"));
+            }
+            if step % 3 == 0 {
+                let crash = *random.choice(&[Crash::Process, Crash::Power]).expect("not empty");
+                let rig = stage.recovered(seed + step, crash);
+                let whole = stage.judge(&rig, crash);
+                let is_reported = cut.as_ref().is_some_and(|cut| cut.is_finished());
+                assert!(!is_reported || whole == ["later"], "{}, seed {seed}: {whole:?}", place.name);
+            }
+        }
+        stage.scheduler.kill();
+    }
+    assert!(on_the_way > 100, "{on_the_way}");
 }

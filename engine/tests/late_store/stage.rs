@@ -102,6 +102,11 @@ impl Stage {
         self.snapshots["a"].iter().map(|value| if *value == 0 { UNKNOWN } else { *value }).collect()
     }
 
+    /// The same of a snapshot that is cut now.
+    pub fn content_unreported_now(&self) -> Content {
+        self.content.iter().map(|value| if *value == UNUSED { UNKNOWN } else { *value }).collect()
+    }
+
     /// From here on requests take time, and what requests leave behind is gone on with.
     pub fn begin(&mut self) {
         self.scheduler.drive(&self.rig.disks.origin);
