@@ -34,7 +34,8 @@ pub struct Saved {
     pub rounds_ns: Vec<[f64; 2]>,
 }
 
-/// A disk that keeps all blocks but zeroes.
+/// A disk that keeps all blocks but zeroes. [`super::memory_disk::MemoryDisk`] keeps pieces of 1 MiB, of which each would
+/// hold a record's header: with 100 GiB saved it would keep 100 GiB.
 pub struct ZeroDisk {
     size_bytes: u64,
     blocks: RefCell<HashMap<u64, Box<[u8]>>>,
