@@ -2,6 +2,7 @@
 
 use super::evidence::Evidence;
 use super::trouble::Trouble;
+use crate::error::ErrorKind;
 use crate::signal::Signal;
 use crate::sim::rig::StateDirectory;
 use crate::sim::Oracle;
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     pub(super) underway: Cell<usize>,
     /// Operations that were launched and have ended.
     pub(super) ended: Cell<u64>,
+    /// How background work last failed, if it has done nothing since.
+    pub(super) background_failure: Cell<Option<ErrorKind>>,
     journal: RefCell<VecDeque<String>>,
     failure: RefCell<Option<String>>,
     events: RefCell<DefaultHasher>,
@@ -56,6 +59,7 @@ impl Shared {
             deleting: Cell::new(0),
             underway: Cell::new(0),
             ended: Cell::new(0),
+            background_failure: Cell::new(None),
             journal: RefCell::default(),
             failure: RefCell::default(),
             events: RefCell::new(DefaultHasher::new()),
