@@ -42,6 +42,7 @@ pub struct Recorder {
 pub struct Stats {
     recorders: Mutex<Vec<Recorder>>,
     cut_pauses_us: Mutex<Histogram<u64>>,
+    cut_drains_us: Mutex<Histogram<u64>>,
     cut_since: Mutex<Option<Instant>>,
 }
 
@@ -51,6 +52,12 @@ pub struct CutClock(pub Arc<Stats>);
 impl CutObserver for CutClock {
     fn writes_held(&self) {
         *lock(&self.0.cut_since) = Some(Instant::now());
+    }
+
+    fn writes_drained(&self) {
+        if let Some(since) = *lock(&self.0.cut_since) {
+            record(&mut lock(&self.0.cut_drains_us), since.elapsed());
+        }
     }
 
     fn writes_released(&self) {
@@ -80,7 +87,12 @@ fn index_of(operation: Operation) -> usize {
 
 impl Default for Stats {
     fn default() -> Stats {
-        Stats { recorders: Mutex::new(Vec::new()), cut_pauses_us: Mutex::new(histogram()), cut_since: Mutex::new(None) }
+        Stats {
+            recorders: Mutex::new(Vec::new()),
+            cut_pauses_us: Mutex::new(histogram()),
+            cut_drains_us: Mutex::new(histogram()),
+            cut_since: Mutex::new(None),
+        }
     }
 }
 
@@ -118,6 +130,11 @@ impl Stats {
     /// For how long cuts held writes back.
     pub fn cut_pauses(&self) -> LatencyReport {
         latency_report(&lock(&self.cut_pauses_us))
+    }
+
+    /// For how long of that they waited for the writes in flight, until those were done and durable.
+    pub fn cut_drains(&self) -> LatencyReport {
+        latency_report(&lock(&self.cut_drains_us))
     }
 }
 
@@ -199,11 +216,13 @@ mod tests {
         clock.writes_released();
         clock.writes_held();
         std::thread::sleep(Duration::from_millis(20));
+        clock.writes_drained();
+        std::thread::sleep(Duration::from_millis(20));
         clock.writes_released();
         clock.writes_released();
-        let report = stats.cut_pauses();
-        assert_eq!(report.count, 1);
-        assert!(report.min_us >= 19_000, "{report:?}");
+        let (pauses, drains) = (stats.cut_pauses(), stats.cut_drains());
+        assert_eq!((pauses.count, drains.count), (1, 1));
+        assert!(drains.min_us >= 19_000 && pauses.min_us >= drains.min_us + 19_000, "{pauses:?}, {drains:?}");
     }
 
     #[test]

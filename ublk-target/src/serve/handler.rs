@@ -305,6 +305,7 @@ impl ControlHandler for Worker {
                 not_in_use_bytes: self.volume.holes_now().blocks() * BLOCK_BYTES as u64,
             },
             cut_pauses: self.stats.cut_pauses(),
+            cut_drains: self.stats.cut_drains(),
             audit,
         })
     }
