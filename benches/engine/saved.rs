@@ -34,7 +34,8 @@ pub struct Saved {
     pub rounds_ns: Vec<[f64; 2]>,
 }
 
-/// A disk that keeps all blocks but zeroes.
+/// A disk that keeps all blocks but zeroes. [`super::memory_disk::MemoryDisk`] keeps pieces of 1 MiB, each of which
+/// would hold a record's header: with 100 GiB saved it would keep 100 GiB.
 pub struct ZeroDisk {
     size_bytes: u64,
     blocks: RefCell<HashMap<u64, Box<[u8]>>>,
@@ -117,7 +118,8 @@ async fn rig(bytes: u64) -> Rig<ZeroDisk> {
     rig
 }
 
-/// Overwrites `bytes` of the volume in order, without the place where the turns write; gives the most entries that were in memory.
+/// Overwrites `bytes` of the volume in order, without the place where the turns write; gives the most entries that were
+/// in memory.
 async fn save(rig: &Rig<ZeroDisk>, bytes: u64) -> u64 {
     let data = aligned_buffer(REQUEST_BYTES as usize);
     let first = rig.first_block * BLOCK;

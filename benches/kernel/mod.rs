@@ -11,6 +11,7 @@ pub mod disk;
 pub mod drive;
 pub mod loop_target;
 pub mod play;
+pub mod profile;
 pub mod scene;
 pub mod stage;
 pub mod steps;

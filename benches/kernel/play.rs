@@ -1,9 +1,9 @@
 //! Plays a scene inside a test kernel, and the cuts at its end.
 
-use super::cairn::find;
+use super::profile::{by_function, Places};
 use super::scene::{Counted, Cuts, Scene};
 use super::stage::set_up;
-use super::steps::Steps;
+use super::steps::{Steps, Unit};
 use crate::fio::{self, Job};
 use crate::sample::{Contender, Sample, Shape, Work};
 use crate::turns::{play_rounds, Player};
@@ -28,6 +28,12 @@ pub struct CutPauses {
     pub p99_us: u64,
     /// The longest.
     pub max_us: u64,
+    /// What of it was waiting for the writes in flight.
+    #[serde(default)]
+    pub drain_p50_us: u64,
+    /// 99 per cent of the waits for them.
+    #[serde(default)]
+    pub drain_p99_us: u64,
     /// A write of the bare disk at the same depth: what a cut has to wait for at least.
     pub origin_write: WriteLatency,
     /// A lone write of the bare disk.
@@ -54,7 +60,22 @@ pub struct TargetCost {
     pub counted: Counted,
     /// How many of it for each request.
     pub each: f64,
+    /// Where the instructions are spent, where those were counted: the functions with the most first.
+    #[serde(default)]
+    pub functions: Vec<Hot>,
 }
+
+/// A function of a process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hot {
+    /// Its name.
+    pub function: String,
+    /// Its instructions for each request.
+    pub each: f64,
+}
+
+/// Functions that a profile names.
+const FUNCTIONS_NAMED: usize = 25;
 
 /// Where results go: a line of JSON each.
 struct Results {
@@ -120,10 +141,33 @@ fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps)
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     };
+    steps.take_places();
     let (idle, (idle_time, ())) = steps.count(unit, || timed(rest))?;
+    let idle_places = steps.take_places();
     let (count, (time, speed)) = steps.count(unit, || timed(|| fio::run(&job)))?;
-    let each = (count as f64 - idle as f64 * time.as_secs_f64() / idle_time.as_secs_f64()) / speed.requests as f64;
-    Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each })
+    let busy_places = steps.take_places();
+    let idle_times = time.as_secs_f64() / idle_time.as_secs_f64();
+    let each = |count: f64, idle: f64| (count - idle * idle_times) / speed.requests as f64;
+    let functions = match unit {
+        Unit::Instructions => hottest(player, [&busy_places, &idle_places], each)?,
+        Unit::SystemCalls => Vec::new(),
+    };
+    let each = each(count as f64, idle as f64);
+    Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each, functions })
+}
+
+/// The functions in which most instructions of a request are spent.
+fn hottest(player: &Player, [busy, idle]: [&Places; 2], each: impl Fn(f64, f64) -> f64) -> Result<Vec<Hot>> {
+    let process_id = player.stack.process_id().context("it has a process")?;
+    let (busy, idle) = (by_function(process_id, busy)?, by_function(process_id, idle)?);
+    let of_idle = |function: &String| idle.get(function).copied().unwrap_or(0) as f64;
+    let mut functions: Vec<Hot> = busy
+        .into_iter()
+        .map(|(function, count)| Hot { each: each(count as f64, of_idle(&function)), function })
+        .collect();
+    functions.sort_by(|one, other| other.each.total_cmp(&one.each));
+    functions.truncate(FUNCTIONS_NAMED);
+    Ok(functions)
 }
 
 /// How long something took, and what it gave.
@@ -165,22 +209,27 @@ fn cut_under_load(
     load.wait()?;
     taken?;
     let (after, report) = pauses(player)?;
-    let value = |key: &str| find(&report, key).and_then(serde_json::Value::as_u64).with_context(|| format!("no {key}"));
+    let figure = |of: &str, key: &str| {
+        let figure = report[of][key].as_u64();
+        figure.with_context(|| format!("the process reports no {key} of {of}"))
+    };
+    let (value, drain) = (|key| figure("cut_pauses", key), |key| figure("cut_drains", key));
     Ok(CutPauses {
         scene: scene.name.clone(),
         count: after - before,
         p50_us: value("p50_us")?,
         p99_us: value("p99_us")?,
         max_us: value("max_us")?,
+        drain_p50_us: drain("p50_us")?,
+        drain_p99_us: drain("p99_us")?,
         origin_write: crowded,
         store_write: alone,
     })
 }
 
-/// How many cuts there were, and what the process says of their pauses.
+/// How many cuts there were, and all that the process says.
 fn pauses(player: &Player) -> Result<(u64, serde_json::Value)> {
     let report = player.stack.report()?;
-    let pauses = find(&report, "cut_pauses").context("the process reports no pauses")?.clone();
-    let count = find(&pauses, "count").and_then(serde_json::Value::as_u64).context("no count of cuts")?;
-    Ok((count, pauses))
+    let count = report["cut_pauses"]["count"].as_u64().context("no count of cuts")?;
+    Ok((count, report))
 }

@@ -170,7 +170,7 @@ fn counted_on_targets() -> Vec<Counted> {
     let mut counted = Vec::new();
     for work in [Work::Rewrite, Work::Read] {
         for (unit, depth, requests) in
-            [(Unit::SystemCalls, 1, 200), (Unit::SystemCalls, 32, 2000), (Unit::Instructions, 1, 16)]
+            [(Unit::SystemCalls, 1, 200), (Unit::SystemCalls, 32, 2000), (Unit::Instructions, 1, 64)]
         {
             counted.push(Counted { unit, work, depth, requests });
         }
@@ -253,7 +253,6 @@ pub fn scenes(quick: bool) -> Vec<Scene> {
     if quick {
         for scene in &mut scenes {
             scene.rounds = 1;
-            scene.counted.clear();
             scene.contenders.iter_mut().filter(|one| one.snapshots == 1000).for_each(|one| one.snapshots = 50);
             scene.cuts = scene.cuts.map(|cuts| Cuts { count: 30, ..cuts });
             scene.turns.iter_mut().for_each(|turn| turn.extent = turn.extent.shortened());

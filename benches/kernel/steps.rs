@@ -5,6 +5,7 @@
 //!   takes it. So it is counted last of all.
 //! - Nothing of it depends on time: a process that is stepped is slow, and does the same.
 
+use super::profile::Places;
 use anyhow::{bail, Context, Result};
 use nix::errno::Errno;
 use nix::sys::ptrace;
@@ -13,7 +14,7 @@ use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::{mpsc, Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// What is counted.
@@ -38,6 +39,8 @@ struct Shared {
     stops: AtomicU64,
     /// Every instruction is a step; else every system call.
     by_instruction: AtomicBool,
+    /// Where the threads stood, where every instruction is a step.
+    places: Mutex<Places>,
     done: AtomicBool,
 }
 
@@ -54,6 +57,11 @@ impl Steps {
             return ended.and_then(|()| bail!("the tracer ended before it began"));
         }
         Ok(Steps { shared, tracer: Some(tracer) })
+    }
+
+    /// Where the threads stood since this was asked last.
+    pub fn take_places(&self) -> Places {
+        std::mem::take(&mut *self.shared.places.lock().expect("no holder of this lock panics"))
     }
 
     /// Counts what the process does while `work` runs.
@@ -102,6 +110,10 @@ fn trace(process_id: u32, shared: &Shared, ready: &mpsc::Sender<()>) -> Result<(
         match next_stop(Pid::from_raw(-1), WaitPidFlag::WNOHANG)? {
             Some((thread, is_step, signal)) => {
                 shared.stops.fetch_add(u64::from(is_step), Ordering::AcqRel);
+                if is_step && shared.by_instruction.load(Ordering::Acquire) {
+                    let place = ptrace::getregs(thread)?.rip;
+                    *shared.places.lock().expect("no holder of this lock panics").entry(place).or_default() += 1;
+                }
                 go_on(thread, shared, signal)?;
             }
             None => std::thread::yield_now(),

@@ -4,7 +4,7 @@ use super::goals::{Bound, Row};
 use super::plots::Plot;
 use super::rows::rows;
 use super::series::{paired, per_request, Series};
-use crate::kernel::play::CutPauses;
+use crate::kernel::play::{CutPauses, Hot};
 use crate::kernel::scene::Scene;
 use crate::results::Results;
 use crate::sample::{Contender, Sample, Shape, Work};
@@ -190,6 +190,8 @@ fn scene_section(text: &mut String, results: &Results, scene: &Scene, plots: &[P
 fn cut_lines(text: &mut String, cuts: &CutPauses) {
     let CutPauses { count, p50_us, p99_us, max_us, origin_write, store_write, .. } = cuts;
     line!(text, "\n{count} cuts while random writes went on: p50 {p50_us} us, p99 {p99_us} us, longest {max_us} us.");
+    let (p50_us, p99_us) = (cuts.drain_p50_us, cuts.drain_p99_us);
+    line!(text, "Of that, until the slowest of the writes in flight was done: p50 {p50_us} us, p99 {p99_us} us.");
     let (origin, store) = (origin_write, store_write);
     line!(text, "Writes of the bare disk under that load: p50 {:.0} us, p99 {:.0} us;", origin.p50_us, origin.p99_us);
     line!(text, "alone: p50 {:.0} us, p99 {:.0} us.", store.p50_us, store.p99_us);
@@ -207,6 +209,14 @@ fn target_cost_table(text: &mut String, results: &Results, scene: &str) {
         let counted = cost.counted;
         let work = work_name(counted.work, Shape { block_bytes: 4096, depth: counted.depth, jobs: 1 });
         line!(text, "| {} | {work} | {:?} | {} |", cost.contender, counted.unit, number(cost.each));
+    }
+    for cost in results.target_costs.iter().filter(|cost| cost.scene == scene && !cost.functions.is_empty()) {
+        let counted = cost.counted;
+        let work = work_name(counted.work, Shape { block_bytes: 4096, depth: counted.depth, jobs: 1 });
+        line!(text, "\nInstructions of {} for each request ({work}), by function:\n", cost.contender);
+        for Hot { function, each } in cost.functions.iter().filter(|hot| hot.each >= 20.0) {
+            line!(text, "- {}: `{function}`", number(*each));
+        }
     }
 }
 

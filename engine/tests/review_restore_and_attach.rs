@@ -195,3 +195,31 @@ fn a_check_does_not_stop_writes_and_a_cut_gives_up_at_its_deadline_meanwhile() {
     assert!(!stopped, "writes waited until the check was done");
     assert!(!too_late.get(), "the cut waited for the check, whatever its deadline");
 }
+
+#[test]
+fn a_restore_that_a_full_store_holds_up_goes_on_when_the_store_is_enlarged() {
+    const BLOCK: u64 = 4096;
+    // Background work may stand still for as long as the store has room.
+    let limits = Limits { spill_entries: 4096, entries_max: 8192, ..limits() };
+    let (origin, store) = (SimDiskOptions::new("origin", 32 << 20), SimDiskOptions::new("store", 16 << 20));
+    let rig = Rig::new(origin, store, SEGMENT_BYTES, limits);
+    rig.write(0, 2 << 20, 1).expect("write");
+    rig.snapshot("a").expect("cut");
+    rig.write(0, 1 << 20, 2).expect("write");
+    block_on(restore(&rig, "a")).expect("restore");
+    // Nobody knew that so much would be overwritten: what the state before holds there is saved as well.
+    let full = (512..8192).find_map(|block| rig.write(block * BLOCK, 4096, 3).err()).expect("the store is smaller");
+    assert!(full.to_string().contains("enlarge the store"), "{full}");
+    (0..20).for_each(|_| drop(rig.work()));
+    assert!(rig.volume.restore_progress().is_some(), "the rest of this test is about a restore that is held up");
+    let snapshots = block_on(rig.volume.snapshots());
+    assert!(snapshots.iter().all(|snapshot| snapshot.broken.is_none()), "nothing is given up for it");
+    rig.disks.store.resize(64 << 20);
+    block_on(rig.volume.grow_store(&rig.disks)).expect("the store grows during a restore");
+    rig.work().expect("the restore goes on");
+    assert!(rig.volume.restore_progress().is_none(), "the restore has ended");
+    assert!(rig.read(0, 2 << 20).expect("read").iter().all(|byte| *byte == 1));
+    let before = rig.read_snapshot("before", 0, 1 << 20).expect("the state before");
+    assert!(before.iter().all(|byte| *byte == 2));
+    rig.write(3 << 20, 4096, 4).expect("writes go on, too");
+}

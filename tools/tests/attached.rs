@@ -181,6 +181,8 @@ fn what_was_done_is_counted_cut_pauses_too() {
     let stats = place.json(&["stat", "v"]);
     assert_eq!((stats["engine"]["cuts"].as_u64(), stats["cut_pauses"]["count"].as_u64()), (Some(2), Some(2)));
     assert!(stats["cut_pauses"]["max_us"].as_u64().expect("a time") > 0);
+    assert!(stats["cut_drains"]["max_us"].as_u64() <= stats["cut_pauses"]["max_us"].as_u64());
+    assert_eq!(stats["cut_drains"]["count"].as_u64(), Some(2));
     assert_eq!(stats["engine"]["saved_blocks"], 256);
     let text = place.done(&["stat", "v"]).stdout;
     assert!(text.lines().any(|line| line.starts_with("cut pause") && line.contains(" 2 ")), "{text}");

@@ -3,9 +3,11 @@
 mod common;
 
 use common::attached::{Volume, MIB, VOLUME_BYTES};
+use common::nbd::Client;
 use common::streams::{content, write_at, Pipe};
 use common::{have, sh, Place};
 use serde_json::json;
+use std::time::Duration;
 
 /// Snapshot `one`: 1 MiB of 1 at 0, 64 KiB of 7 at 8 MiB. Snapshot `two`: the first 512 KiB are 2.
 fn two_snapshots(place: &Place) -> Volume<'_> {
@@ -329,4 +331,31 @@ fn what_is_not_in_use_any_more_travels_as_such_and_reads_as_zeroes() {
     assert!(content(place.path("three.raw")) == expected);
     place.done(&["receive", &replica, "--undo"]);
     assert!(content(&replica) == volume.snapshot_content("two"));
+}
+
+#[test]
+fn a_receive_into_a_volume_waits_a_moment_for_a_client_that_goes_but_not_for_one_that_stays() {
+    let place = Place::new();
+    let volume = Volume::attached(&place);
+    volume.fill(1);
+    place.done(&["snapshot", "v@one"]);
+    let (origin, store) = (place.image("w.img", VOLUME_BYTES), place.text("w.store"));
+    place.done(&["create", "w", "--origin", &origin, "--store", &store, "--store-size", "256M"]);
+    place.done(&["attach", "w", "--frontend=nbd"]);
+    let _detached = place.detach_later("w");
+    let open = || Client::open(&place.path("run/w/nbd.sock"), "w");
+    let bring = || Pipe::new(&place).send_to(&["send", "v@one"], &["receive", "w"], || {});
+    let staying = open();
+    let refused = bring();
+    assert!(refused.code == 5 && refused.stderr.contains("NBD clients have it open"), "{}", refused.stderr);
+    drop(staying);
+    let going = open();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(700));
+            drop(going);
+        });
+        let received = bring();
+        assert_eq!(received.code, 0, "{}", received.stderr);
+    });
 }

@@ -117,10 +117,11 @@ impl Ring for OwnRing {
 
 impl State {
     fn submit_queued(&self) {
-        let ring = self.ring.borrow();
-        loop {
+        let mut ring = self.ring.borrow_mut();
+        // The driver also comes here when something completed: no call for nothing then.
+        while !ring.submission().is_empty() {
             match ring.submit() {
-                Ok(_) => return,
+                Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 // Resources of the kernel that come back by themselves; the requests stay queued meanwhile.
                 Err(error) if [Some(libc::EAGAIN), Some(libc::EBUSY)].contains(&error.raw_os_error()) => {

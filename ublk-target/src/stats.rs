@@ -11,7 +11,6 @@ use cairn_engine::volume::CutObserver;
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
 use quanta::Instant;
-use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +41,7 @@ pub struct Recorder {
 pub struct Stats {
     recorders: Mutex<Vec<Recorder>>,
     cut_pauses_us: Mutex<Histogram<u64>>,
+    cut_drains_us: Mutex<Histogram<u64>>,
     cut_since: Mutex<Option<Instant>>,
 }
 
@@ -51,6 +51,12 @@ pub struct CutClock(pub Arc<Stats>);
 impl CutObserver for CutClock {
     fn writes_held(&self) {
         *lock(&self.0.cut_since) = Some(Instant::now());
+    }
+
+    fn writes_drained(&self) {
+        if let Some(since) = *lock(&self.0.cut_since) {
+            record(&mut lock(&self.0.cut_drains_us), since.elapsed());
+        }
     }
 
     fn writes_released(&self) {
@@ -80,7 +86,12 @@ fn index_of(operation: Operation) -> usize {
 
 impl Default for Stats {
     fn default() -> Stats {
-        Stats { recorders: Mutex::new(Vec::new()), cut_pauses_us: Mutex::new(histogram()), cut_since: Mutex::new(None) }
+        Stats {
+            recorders: Mutex::new(Vec::new()),
+            cut_pauses_us: Mutex::new(histogram()),
+            cut_drains_us: Mutex::new(histogram()),
+            cut_since: Mutex::new(None),
+        }
     }
 }
 
@@ -119,23 +130,37 @@ impl Stats {
     pub fn cut_pauses(&self) -> LatencyReport {
         latency_report(&lock(&self.cut_pauses_us))
     }
+
+    /// For how long of that they waited for the writes in flight, until those were done and durable.
+    pub fn cut_drains(&self) -> LatencyReport {
+        latency_report(&lock(&self.cut_drains_us))
+    }
 }
 
 impl Recorder {
-    /// Runs a request of `length_bytes` and records what it cost.
-    pub async fn measure<T>(
-        &self,
-        operation: Operation,
-        length_bytes: u64,
-        request: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let started = Instant::now();
-        let result = request.await;
-        let stats = &mut lock(&self.thread).operations[index_of(operation)];
+    /// A request of `length_bytes` begins.
+    pub fn begin(&self, operation: Operation, length_bytes: u64) -> Begun<'_> {
+        Begun { recorder: self, operation, length_bytes, started: Instant::now() }
+    }
+}
+
+/// A request that has begun. Nothing is recorded of one that is dropped.
+pub struct Begun<'a> {
+    recorder: &'a Recorder,
+    operation: Operation,
+    length_bytes: u64,
+    started: Instant,
+}
+
+impl Begun<'_> {
+    /// Records what the request cost, and gives its result on. It takes that and not the request itself: a write that
+    /// is under way is some kilobytes, and would be copied.
+    pub fn ended<T>(self, result: Result<T>) -> Result<T> {
+        let stats = &mut lock(&self.recorder.thread).operations[index_of(self.operation)];
         match &result {
             Ok(_) => {
-                record(&mut stats.latency_us, started.elapsed());
-                stats.bytes += length_bytes;
+                record(&mut stats.latency_us, self.started.elapsed());
+                stats.bytes += self.length_bytes;
             }
             Err(_) => stats.errors += 1,
         }
@@ -164,10 +189,6 @@ mod tests {
     use super::*;
     use cairn_engine::error::{Error, ErrorKind};
 
-    fn run<T>(request: impl Future<Output = T>) -> T {
-        smol::block_on(request)
-    }
-
     #[test]
     fn what_threads_recorded_is_added_up_also_after_they_ended() {
         let stats = Stats::default();
@@ -176,10 +197,10 @@ mod tests {
                 scope.spawn(|| {
                     let recorder = stats.recorder();
                     for _ in 0..100 {
-                        run(recorder.measure(Operation::Write, 4096, async { Ok(()) })).expect("succeeds");
+                        recorder.begin(Operation::Write, 4096).ended(Ok(())).expect("succeeds");
                     }
-                    let failed: Result<()> = run(recorder
-                        .measure(Operation::Flush, 0, async { Err(Error::new(ErrorKind::Io, "flush", "origin")) }));
+                    let error = Error::new(ErrorKind::Io, "flush", "origin");
+                    let failed: Result<()> = recorder.begin(Operation::Flush, 0).ended(Err(error));
                     assert!(failed.is_err());
                 });
             }
@@ -199,11 +220,13 @@ mod tests {
         clock.writes_released();
         clock.writes_held();
         std::thread::sleep(Duration::from_millis(20));
+        clock.writes_drained();
+        std::thread::sleep(Duration::from_millis(20));
         clock.writes_released();
         clock.writes_released();
-        let report = stats.cut_pauses();
-        assert_eq!(report.count, 1);
-        assert!(report.min_us >= 19_000, "{report:?}");
+        let (pauses, drains) = (stats.cut_pauses(), stats.cut_drains());
+        assert_eq!((pauses.count, drains.count), (1, 1));
+        assert!(drains.min_us >= 19_000 && pauses.min_us >= drains.min_us + 19_000, "{pauses:?}, {drains:?}");
     }
 
     #[test]

@@ -28,6 +28,8 @@ use std::pin::pin;
 pub trait CutObserver: Send + Sync {
     /// Writes are held back from now on.
     fn writes_held(&self);
+    /// The writes that were in flight are done and durable; the store's record of the cut comes next.
+    fn writes_drained(&self);
     /// Writes go on. May come again without a hold in between.
     fn writes_released(&self);
 }
@@ -108,6 +110,7 @@ impl Volume {
             self.stats.cuts_timed_out.add(u64::from(error.kind() == ErrorKind::TimedOut));
             return Err(error);
         }
+        self.cut_observer.get().inspect(|observer| observer.writes_drained());
         let Some(result) = self.append_behind_gate(&mut ledger, disks, &items).await else {
             self.release_writes();
             return Err(Lateness::refusal("snapshot"));

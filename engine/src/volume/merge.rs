@@ -18,6 +18,7 @@ use crate::entry::{Entry, MARK};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, SegmentState};
 use crate::run::{pages_for, Cursor, Merge, Merged, Run, RunLayout, RunWriter};
+use crate::signal::Turns;
 use crate::sync::atomic::Ordering;
 use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex};
@@ -133,7 +134,9 @@ impl Volume {
             let group = plan.groups.of(entry.epoch);
             group.is_some() && before.is_none_or(|before| plan.groups.of(before.epoch) != group)
         };
+        let mut turns = Turns::default();
         while let Some(merged) = merge.next(&disks.store, &mut keep).await? {
+            turns.step().await;
             if self.room_wanted.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Busy, "merge", "store").saying("somebody needs the room it holds"));
             }

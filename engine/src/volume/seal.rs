@@ -18,6 +18,7 @@ use crate::format::item::{Item, RunRecord, SegmentState};
 use crate::lane::ClosedSegment;
 use crate::run::{pages_for, Run, RunLayout, RunMeta, RunWriter};
 use crate::saved::SavedMap;
+use crate::signal::Turns;
 use crate::sync::Arc;
 use crate::units::{Epoch, SegmentIndex};
 
@@ -147,7 +148,9 @@ impl Volume {
     ) -> Result<(Run, Vec<SegmentIndex>)> {
         let first_epoch = entries.iter().map(|entry| entry.epoch).min().expect("a run of something");
         let mut writer = RunWriter::new(run, first_epoch, layout.clone(), entries.len() as u64);
+        let mut turns = Turns::default();
         for entry in entries {
+            turns.step().await;
             writer.push(&disks.store, *entry).await?;
         }
         let written = writer.finish(&disks.store).await?;

@@ -32,9 +32,10 @@ fn text(report: &StatsReport) -> String {
             max,
         ]);
     }
-    let [p50, p90, p99, p999, max] = latency(&report.cut_pauses);
-    let count = report.cut_pauses.count.to_string();
-    rows.push(["cut pause".to_owned(), count, String::new(), String::new(), p50, p90, p99, p999, max]);
+    for (what, report) in [("cut pause", &report.cut_pauses), ("cut drain", &report.cut_drains)] {
+        let [p50, p90, p99, p999, max] = latency(report);
+        rows.push([what.to_owned(), report.count.to_string(), String::new(), String::new(), p50, p90, p99, p999, max]);
+    }
     let head = ["OPERATION", "COUNT", "ERRORS", "BYTES", "P50 US", "P90 US", "P99 US", "P99.9 US", "MAX US"];
     let done = &report.engine;
     let engine = fields(&[

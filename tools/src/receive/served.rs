@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - A request that a restore is in the way of waits until that is done.
+//! - A client that has just gone keeps nobody away: the target takes a moment to notice.
 
 use crate::arguments::Wait;
 use crate::block_io::{BlockIo, NbdIo, PlainIo};
@@ -19,6 +20,11 @@ use cairn_target::device::{kind_of, mount_points_of, DeviceKind};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long clients have to go before they are taken to stay: a receive that was killed may be gone on with at once.
+const CLIENTS_GO_TIMEOUT: Duration = Duration::from_secs(2);
+const CLIENTS_POLL: Duration = Duration::from_millis(50);
 
 /// What there is of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +92,21 @@ impl<'a> Served<'a> {
         Ok(self.reader.get_or_init(|| reader))
     }
 
+    /// Fails with `Busy` where NBD clients have it open and stay.
+    fn wait_for_clients_to_go(&self) -> Outcome {
+        let begun = Instant::now();
+        let mut clients = self.report.clients;
+        while clients > 0 {
+            if begun.elapsed() > CLIENTS_GO_TIMEOUT {
+                let message = format!("{}: NBD clients have it open; disconnect them first", self.name);
+                return Err(Failure::new(ExitCode::Busy, message));
+            }
+            std::thread::sleep(CLIENTS_POLL);
+            clients = self.client.get::<VolumeReport>("/v1/volume")?.clients;
+        }
+        Ok(())
+    }
+
     fn patiently<T>(&self, request: impl Fn() -> Result<T, Failure>) -> Result<T, Failure> {
         after_restore(self.context, &self.client, &Wait { no_wait: false }, request)
     }
@@ -104,10 +125,7 @@ impl Service for Served<'_> {
         let device = match (&self.report.frontend, &self.report.device) {
             (Frontend::Ublk, Some(device)) => Path::new(device),
             _ => {
-                if self.report.clients > 0 {
-                    let message = format!("{}: NBD clients have it open; disconnect them first", self.name);
-                    return Err(Failure::new(ExitCode::Busy, message));
-                }
+                self.wait_for_clients_to_go()?;
                 return Ok(Box::new(NbdIo::open(&self.nbd_socket, self.name.as_str())?));
             }
         };

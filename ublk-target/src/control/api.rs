@@ -510,6 +510,9 @@ pub struct StatsReport {
     pub engine: EngineReport,
     /// For how long cuts held writes back.
     pub cut_pauses: LatencyReport,
+    /// For how long of that they waited for the writes in flight.
+    #[serde(default)]
+    pub cut_drains: LatencyReport,
     /// What the last audit found, also one before the attach; null where there was none.
     pub audit: Option<AuditReport>,
 }

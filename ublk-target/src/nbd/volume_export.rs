@@ -146,26 +146,27 @@ impl<D: Disk> Export for VolumeExport<D> {
 
     async fn read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
         let length_bytes = buffer.len() as u64;
-        self.recorder.measure(Operation::Read, length_bytes, self.lane.read(offset_bytes, buffer)).await
+        let begun = self.recorder.begin(Operation::Read, length_bytes);
+        begun.ended(self.lane.read(offset_bytes, buffer).await)
     }
 
     async fn write(&self, offset_bytes: u64, data: &[u8], durable: bool) -> Result<()> {
-        let length_bytes = data.len() as u64;
-        self.recorder.measure(Operation::Write, length_bytes, self.lane.write(offset_bytes, data, durable)).await
+        let begun = self.recorder.begin(Operation::Write, data.len() as u64);
+        begun.ended(self.lane.write(offset_bytes, data, durable).await)
     }
 
     async fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64, durable: bool, may_unmap: bool) -> Result<()> {
-        let request = self.lane.write_zeroes(offset_bytes, length_bytes, durable, may_unmap);
-        self.recorder.measure(Operation::WriteZeroes, length_bytes, request).await
+        let begun = self.recorder.begin(Operation::WriteZeroes, length_bytes);
+        begun.ended(self.lane.write_zeroes(offset_bytes, length_bytes, durable, may_unmap).await)
     }
 
     async fn discard(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
-        let request = self.lane.discard(offset_bytes, length_bytes);
-        self.recorder.measure(Operation::Discard, length_bytes, request).await
+        let begun = self.recorder.begin(Operation::Discard, length_bytes);
+        begun.ended(self.lane.discard(offset_bytes, length_bytes).await)
     }
 
     async fn flush(&self) -> Result<()> {
-        self.recorder.measure(Operation::Flush, 0, self.lane.flush()).await
+        self.recorder.begin(Operation::Flush, 0).ended(self.lane.flush().await)
     }
 
     async fn contexts(&self) -> Vec<Context> {
@@ -207,8 +208,8 @@ impl<D: Disk> Export for SnapshotExport<D> {
 
     async fn read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
         let length_bytes = buffer.len() as u64;
-        let request = self.volume.read_snapshot(&self.disks, &self.handle, offset_bytes, buffer);
-        self.recorder.measure(Operation::SnapshotRead, length_bytes, request).await
+        let begun = self.recorder.begin(Operation::SnapshotRead, length_bytes);
+        begun.ended(self.volume.read_snapshot(&self.disks, &self.handle, offset_bytes, buffer).await)
     }
 
     async fn write(&self, _offset_bytes: u64, _data: &[u8], _durable: bool) -> Result<()> {

@@ -334,6 +334,7 @@ impl ControlHandler for Worker {
                 longest_save_wait_ms: lateness.longest_wait_ms,
             },
             cut_pauses: self.stats.cut_pauses(),
+            cut_drains: self.stats.cut_drains(),
             audit,
         })
     }

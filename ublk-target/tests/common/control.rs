@@ -220,6 +220,7 @@ impl ControlHandler for Memory {
             operations: vec![report(Operation::Write)],
             engine: EngineReport { saves: 2, saved_blocks: 2, saved_bytes: 8192, records: 1, ..Default::default() },
             cut_pauses: LatencyReport::default(),
+            cut_drains: LatencyReport::default(),
             audit: Some(AuditReport {
                 volume: "vol".to_owned(),
                 at: Timestamp::from_unix_ms(1_795_262_400_000),

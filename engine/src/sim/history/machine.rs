@@ -144,10 +144,14 @@ async fn work_in_background(context: Context) {
     loop {
         let (listener, tick) = (context.volume.background_listener(), context.shared.ticked.listen());
         match context.volume.background_step(control).await {
-            Ok(true) => context.shared.reached("background steps", 1),
+            Ok(true) => {
+                context.shared.background_failure.set(None);
+                context.shared.reached("background steps", 1);
+            }
             Ok(false) => listener.await,
             Err(error) if context.excused(error.kind()) => {
                 context.note_latch(&error);
+                context.shared.background_failure.set(Some(error.kind()));
                 context.shared.reached("background work failed", 1);
                 tick.await;
             }

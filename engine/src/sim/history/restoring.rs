@@ -7,6 +7,7 @@
 
 use super::operations::{Manner, RestoreOutcome};
 use super::History;
+use crate::error::ErrorKind;
 use crate::holes::Holes;
 use crate::sim::picture::Picture;
 use crate::units::TEAR_BYTES;
@@ -146,6 +147,24 @@ impl History {
             self.machine().host.scheduler.spawn("rescuing tick", context.tick());
         }
         (self.before_restore, self.restore_in_doubt) = (None, false);
+        true
+    }
+
+    /// A store that is full of what a restore has to keep lets nothing go: the owner does as the error says, and enlarges
+    /// it. False where that is not what holds the restore up.
+    pub(super) fn enlarge_full_store(&mut self) -> bool {
+        if self.shared.background_failure.get() != Some(ErrorKind::NoSpace) {
+            return false;
+        }
+        self.plan.store.size_bytes *= 2;
+        let store_bytes = self.plan.store.size_bytes;
+        self.machine().host.disks.store.resize(store_bytes);
+        let context = self.context();
+        let grown = self.launch("grow the store", async move { context.volume.grow_store(&context.disks).await });
+        if let Err(error) = self.wait(&grown) {
+            self.give_up(format!("a full store cannot be enlarged: {error:?}"));
+        }
+        self.shared.reached("stores enlarged for a restore", 1);
         true
     }
 

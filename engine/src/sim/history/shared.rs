@@ -2,6 +2,7 @@
 
 use super::evidence::Evidence;
 use super::trouble::Trouble;
+use crate::error::ErrorKind;
 use crate::signal::Signal;
 use crate::sim::rig::StateDirectory;
 use crate::sim::Oracle;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) told_ms: Cell<u64>,
     /// Operations that were launched and have ended.
     pub(super) ended: Cell<u64>,
+    /// How background work last failed, if it has done nothing since.
+    pub(super) background_failure: Cell<Option<ErrorKind>>,
     journal: RefCell<VecDeque<String>>,
     failure: RefCell<Option<String>>,
     events: RefCell<DefaultHasher>,
@@ -65,6 +68,7 @@ impl Shared {
             production_begun: Cell::new(0),
             told_ms: Cell::new(0),
             ended: Cell::new(0),
+            background_failure: Cell::new(None),
             journal: RefCell::default(),
             failure: RefCell::default(),
             events: RefCell::new(DefaultHasher::new()),
