@@ -35,7 +35,7 @@ pub fn aligned_buffer(length_bytes: usize) -> AlignedBuffer {
 
 /// A handle on one device, used by one thread. Offsets, lengths and memory are aligned to the device's logical
 /// sector; all lengths are in bytes.
-pub trait Disk {
+pub trait Disk: 'static {
     /// Size in bytes; a multiple of the logical sector.
     fn size_bytes(&self) -> u64;
     /// Logical sector in bytes: 512 or 4096.

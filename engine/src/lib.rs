@@ -20,6 +20,7 @@ pub mod gate;
 pub mod holes;
 pub mod in_use;
 pub mod lane;
+pub mod lateness;
 #[cfg(all(test, loom))]
 mod models;
 pub mod needed;
@@ -35,5 +36,6 @@ pub mod sync;
 pub mod units;
 pub mod view;
 pub mod volume;
+pub mod waits;
 pub mod watch;
 mod words;

@@ -6,15 +6,17 @@
 //! - A bit once settled stays settled for the life of the map: a new epoch gets a new map.
 //! - A page that nobody claimed in does not exist; its blocks are all untouched, or all settled where the map was
 //!   made for an epoch that nobody needs.
+//! - A map that was stopped needs nothing any more, for ever, whatever its bits say. Claims are still given back.
 //!
 //! Memory orders: `settle` clears the needed bit with release after the entry was published and its record was
 //! durable; `any_needed` loads with acquire, so whoever finds the bit clear may overwrite the origin. `release` gives a
 //! claim back with release and `claim` takes it with acquire, so that who takes over a claim comes after all that the
-//! releaser did. Every other look at the bits is a guess that one of these, or the lock of the waiters, confirms.
-//! `models/orders.rs` weakens each of them and is noticed.
+//! releaser did. `stop` clears `saving` with release, and it is read with acquire: who finds the map stopped comes
+//! after all that had to be done first. Every other look at the bits is a guess that one of these, or the lock of the
+//! waiters, confirms. `models/orders.rs` weakens each of them and is noticed.
 
 use crate::signal::yield_now;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, OnceLock};
 use crate::units::BlockIndex;
 use crate::words::{words_of, WORD_BITS};
@@ -48,7 +50,8 @@ type Waiters = Mutex<Vec<(u64, Waker)>>;
 /// The map of one epoch.
 pub struct NeededMap {
     blocks: u64,
-    saving: bool,
+    /// Only ever goes from true to false.
+    saving: AtomicBool,
     pages: Box<[OnceLock<Box<Page>>]>,
     /// Who waits for a claim in which word, sharded by word.
     waiters: Box<[Waiters]>,
@@ -60,15 +63,33 @@ impl NeededMap {
         let pages = if saving { blocks.div_ceil(PAGE_BLOCKS) } else { 0 };
         NeededMap {
             blocks,
-            saving,
+            saving: AtomicBool::new(saving),
             pages: (0..pages).map(|_| OnceLock::new()).collect(),
             waiters: (0..WAITER_SHARDS).map(|_| Mutex::new(Vec::new())).collect(),
         }
     }
 
     /// Whether first overwrites are saved at all.
+    #[inline]
     pub fn saving(&self) -> bool {
-        self.saving
+        // Pairs with `stop`.
+        self.saving.load(Ordering::Acquire)
+    }
+
+    /// Nothing is needed any more: what snapshots needed is given up. Whoever waits for a claim looks again.
+    pub fn stop(&self) {
+        // Pairs with `saving`.
+        self.saving.store(false, Ordering::Release);
+        for shard in &self.waiters {
+            // Who looked before waits in here by now; who comes later finds the map stopped.
+            let waiting = std::mem::take(&mut *shard.lock().expect("no holder of this lock panics"));
+            waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        }
+    }
+
+    /// Whether the map has bits: it was made for an epoch that something is needed in.
+    fn has_pages(&self) -> bool {
+        !self.pages.is_empty()
     }
 
     fn page(&self, word: u64) -> &Page {
@@ -79,7 +100,7 @@ impl NeededMap {
     #[inline]
     pub fn any_needed(&self, range: Range<BlockIndex>) -> bool {
         assert!(range.end <= self.blocks);
-        if !self.saving {
+        if !self.saving() {
             return false;
         }
         let range = planted!("last-block-missed", range.start..(range.end - 1).max(range.start + 1), range);
@@ -97,7 +118,7 @@ impl NeededMap {
 
     /// Claims every block of the range that is needed and unclaimed; appends them to `claimed`, ascending, as runs.
     pub fn claim(&self, range: Range<BlockIndex>, claimed: &mut Vec<Range<BlockIndex>>) {
-        assert!(self.saving && range.end <= self.blocks);
+        assert!(self.has_pages() && range.end <= self.blocks);
         for (word, mask) in words_of(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             // A guess: a bit that was settled meanwhile is claimed for ever, so it is not turned on below.
@@ -126,7 +147,7 @@ impl NeededMap {
 
     /// The block was saved in an earlier life of this epoch (recovery): nobody has to claim it.
     pub fn settle_unclaimed(&self, block: BlockIndex) {
-        if !self.saving || block >= self.blocks {
+        if !self.has_pages() || block >= self.blocks {
             return;
         }
         let (word, mask) = (block / WORD_BITS, 1 << (block % WORD_BITS));
@@ -139,7 +160,7 @@ impl NeededMap {
     /// Nobody needs these blocks as they are now, but whom the epoch `before` still kept them for: what was not needed
     /// there and is claimed by nobody here need not be saved. Says how many blocks that were.
     pub fn forgo(&self, range: Range<BlockIndex>, before: &NeededMap) -> u64 {
-        if !self.saving {
+        if !self.saving() {
             return 0;
         }
         let mut forgone = 0;
@@ -183,7 +204,7 @@ impl NeededMap {
     /// The needed bits of a word; what lies behind the end of the map is not needed.
     fn needed_word(&self, word: u64) -> u64 {
         let first = word * WORD_BITS;
-        if !self.saving || first >= self.blocks {
+        if !self.saving() || first >= self.blocks {
             return 0;
         }
         let page = self.pages[(word / PAGE_WORDS) as usize].get();
@@ -206,14 +227,17 @@ impl NeededMap {
         }
     }
 
-    /// Waits until nothing in the range is being saved: each block is settled or its claim was released. True if there
-    /// was something to wait for.
+    /// Waits until nothing in the range is being saved: each block is settled, its claim was released, or the map was
+    /// stopped. True if there was something to wait for.
     pub async fn wait_unclaimed(&self, range: Range<BlockIndex>) -> bool {
         let mut waited = false;
         for (word, mask) in words_of(range) {
             let (page, index) = (self.page(word), (word % PAGE_WORDS) as usize);
             // Ordered by the lock below; the caller tests again before it relies on what it finds.
             let being_saved = || {
+                if !self.saving() {
+                    return false;
+                }
                 let claimed = page.claimed[index].load(Ordering::Relaxed);
                 page.needed[index].load(Ordering::Relaxed) & claimed & mask != 0
             };
@@ -358,6 +382,17 @@ mod tests {
         let map = NeededMap::new(1 << 30, false);
         assert!(!map.any_needed(0..1 << 30));
         assert!(map.memory_bytes() < 1024);
+    }
+
+    #[test]
+    fn a_map_that_is_stopped_needs_nothing_and_takes_claims_back() {
+        let map = NeededMap::new(200, true);
+        let claimed = claim(&map, 10..20);
+        map.stop();
+        assert!(!map.any_needed(0..200) && !map.saving());
+        assert_eq!(claim(&map, 15..30), vec![20..30], "a request that found the map needing may still come to claim");
+        map.release(&claimed);
+        assert_eq!(claim(&map, 10..20), vec![10..20]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ impl BrokenLog for NoLog {
     fn record(&self, _elsewhere: &BrokenElsewhere) -> bool {
         false
     }
+
+    fn clear(&self) {}
 }
 
 fn disks() -> Rc<Disks<SimDisk>> {
@@ -49,6 +51,7 @@ async fn open_volume(disks: &Rc<Disks<SimDisk>>) -> (Arc<Volume>, Lane<SimDisk>)
         accept: Default::default(),
         broken_elsewhere: None,
         broken_log: Box::new(NoLog),
+        save_deadline: Default::default(),
         limits: Limits::default(),
     };
     let volume = Volume::open(disks, options).await.expect("open");

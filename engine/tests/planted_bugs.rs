@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The suites of the push tier that judge the engine, those first that see most bugs soonest.
-const SUITES: [&str; 23] = [
+const SUITES: [&str; 24] = [
     "first_steps",
     "in_use_map",
     "review_in_use",
@@ -44,6 +44,7 @@ const SUITES: [&str; 23] = [
     "write_cost",
     "bookmarks",
     "random_deltas",
+    "late_store",
 ];
 /// A bug that lives longer than this is not killed.
 const BUG_SECONDS_MAX: u64 = 60;

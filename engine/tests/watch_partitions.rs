@@ -212,7 +212,7 @@ fn the_places_of_a_partition_follow_a_disk_that_grows() {
     let rig = attached(disks);
     rig.snapshot("a").expect("cut");
     rig.disks.origin.resize(256 << 20);
-    block_on(rig.volume.grow(&rig.disks)).expect("grow");
+    block_on(rig.volume.grow(&rig.control)).expect("grow");
     let end = (208_903 + 313_344) * 512;
     for at in [end - 1, bytes / 4096 * 4096 + 600, 208_903 * 512] {
         assert_eq!(attach_fails_with(&rig.disks, Crash::Power), None, "byte {at}");

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - The file is durable before the first overwrite that nobody saved.
-//! - It is removed only after a volume was opened with it, which records it in the store.
+//! - It is removed only after the store has recorded it: when a volume was opened with it, or when a store that was
+//!   given up for lateness works again.
 
 use crate::config::write_durably;
 use crate::paths::VolumePaths;
@@ -32,7 +33,7 @@ impl BrokenMark {
     }
 
     /// Removes it: the store has recorded it.
-    pub fn clear(&self) {
+    pub fn remove(&self) {
         if let Err(error) = std::fs::remove_file(&self.0) {
             if error.kind() != std::io::ErrorKind::NotFound {
                 tracing::warn!(%error, path = %self.0.display(), "a mark that is in the store now cannot be removed");
@@ -63,6 +64,10 @@ impl BrokenLog for BrokenMark {
         }
         written.is_ok()
     }
+
+    fn clear(&self) {
+        self.remove();
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +87,7 @@ mod tests {
         assert_eq!(mark.read().as_ref(), Some(&elsewhere));
         std::fs::write(&paths.volume("web").expect("legal").broken_mark, "gone wrong").expect("writes");
         assert_eq!(mark.read().map(|mark| mark.through), Some(Epoch(u64::MAX - 1)));
-        mark.clear();
+        mark.remove();
         assert_eq!(mark.read(), None);
         std::fs::write(directory.path().join("file"), "").expect("writes");
         let paths = Paths::resolve(Some(directory.path().join("file")), None, None);

@@ -6,12 +6,16 @@
 
 use crate::paths::{Paths, VolumePaths};
 use cairn_engine::error::{Error, ErrorKind, Result};
+use cairn_engine::lateness::{self, SaveDeadline};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// Version of the file's meaning; a file with a greater one is refused.
 pub const CONFIG_VERSION: u32 = 1;
+/// What a save deadline may be, in milliseconds.
+pub const SAVE_DEADLINE_MS_RANGE: RangeInclusive<u64> = 100..=3_600_000;
 /// Requests a queue holds at once, by default.
 pub const DEPTH_DEFAULT: u16 = 128;
 
@@ -29,6 +33,17 @@ pub enum Frontend {
     Ublk,
     /// A Unix socket that speaks NBD.
     Nbd,
+}
+
+/// What is done when a write has waited for the store until the save deadline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLate {
+    /// It goes on waiting, and `cairn show` says so.
+    #[default]
+    Wait,
+    /// The snapshots break, so that writes go on.
+    Break,
 }
 
 /// One volume's configuration.
@@ -61,6 +76,12 @@ pub struct VolumeConfig {
     /// The directory of the TLS credentials that every client over TCP then needs to match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_creds: Option<PathBuf>,
+    /// How long a write may wait for the store; the engine's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_deadline_ms: Option<u64>,
+    /// What happens then; [`OnLate::Wait`] when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_late: Option<OnLate>,
 }
 
 impl VolumeConfig {
@@ -77,6 +98,8 @@ impl VolumeConfig {
             depth: None,
             nbd_listen: None,
             tls_creds: None,
+            save_deadline_ms: None,
+            on_late: None,
         }
     }
 
@@ -105,6 +128,11 @@ impl VolumeConfig {
         if config.name != name {
             return Err(Error::new(ErrorKind::Invalid, "read the configuration", path.display().to_string())
                 .saying(format!("the file is of volume {:?}; a copy must get its own name inside too", config.name)));
+        }
+        if let Some(deadline_ms) = config.save_deadline_ms.filter(|one| !SAVE_DEADLINE_MS_RANGE.contains(one)) {
+            let (least, most) = SAVE_DEADLINE_MS_RANGE.into_inner();
+            return Err(Error::new(ErrorKind::Invalid, "read the configuration", path.display().to_string())
+                .saying(format!("its save_deadline_ms is {deadline_ms}; it may be {least} to {most}, or be absent")));
         }
         Ok(config)
     }
@@ -167,6 +195,18 @@ impl VolumeConfig {
     pub fn queue_count(&self) -> u16 {
         let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
         self.queues.unwrap_or(u16::try_from(cpus).unwrap_or(u16::MAX)).max(1)
+    }
+
+    /// How long a write may wait for the store, and what happens then.
+    pub fn save_deadline(&self) -> SaveDeadline {
+        let default = SaveDeadline::default();
+        SaveDeadline {
+            deadline_ms: self.save_deadline_ms.unwrap_or(default.deadline_ms),
+            on_late: match self.on_late.unwrap_or_default() {
+                OnLate::Wait => lateness::OnLate::Wait,
+                OnLate::Break => lateness::OnLate::Break,
+            },
+        }
     }
 
     /// Requests a queue holds at once.
@@ -262,6 +302,24 @@ mod tests {
         let path = paths.volume("web").expect("legal").config;
         std::fs::write(&path, br#"{"version":1,"name":"web","origin":"/a","store":"/b","novel":1}"#).expect("writes");
         assert_eq!(VolumeConfig::load(&paths, "web").expect_err("unknown").kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn a_save_deadline_that_cannot_be_kept_is_refused_clearly() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let paths = paths_in(directory.path());
+        let mut config = VolumeConfig::new("web", "/dev/vdb", "/srv/web.store");
+        for (deadline_ms, is_legal) in [(0, false), (99, false), (100, true), (3_600_000, true), (3_600_001, false)] {
+            config.save_deadline_ms = Some(deadline_ms);
+            config.save(&paths, true).expect("saves");
+            match VolumeConfig::load(&paths, "web") {
+                Ok(loaded) => assert!(is_legal && loaded == config, "{deadline_ms}"),
+                Err(error) => {
+                    assert!(!is_legal && error.kind() == ErrorKind::Invalid, "{deadline_ms}: {error}");
+                    assert!(error.to_string().contains("save_deadline_ms"), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

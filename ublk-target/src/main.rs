@@ -2,7 +2,7 @@
 
 use cairn_engine::error::Result;
 use cairn_engine::volume::Accept;
-use cairn_target::config::{Frontend, VolumeConfig};
+use cairn_target::config::{Frontend, OnLate, VolumeConfig, SAVE_DEADLINE_MS_RANGE};
 use cairn_target::paths::Paths;
 use cairn_target::serve::{needed_paths, serve, ServeOptions};
 use cairn_target::supervise::{leave_session, start_in_background, supervise, SuperviseOptions};
@@ -67,6 +67,12 @@ struct Common {
     /// The directory of TLS credentials, instead of what is configured
     #[arg(long, value_name = "DIR")]
     tls_creds: Option<PathBuf>,
+    /// How long a write may wait for the store, instead of what is configured
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(SAVE_DEADLINE_MS_RANGE))]
+    save_deadline_ms: Option<u64>,
+    /// What happens then, instead of what is configured
+    #[arg(long, value_enum)]
+    on_late: Option<OnLateArgument>,
     /// Take over what a killed worker left
     #[arg(long)]
     recover: bool,
@@ -91,6 +97,12 @@ enum FrontendArgument {
     Nbd,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum OnLateArgument {
+    Wait,
+    Break,
+}
+
 impl Common {
     fn paths(&self) -> Paths {
         Paths::resolve(self.state_dir.clone(), self.run_dir.clone(), self.dev_dir.clone())
@@ -108,6 +120,12 @@ impl Common {
         config.depth = self.depth.or(config.depth);
         config.nbd_listen = self.nbd_listen.clone().or(config.nbd_listen);
         config.tls_creds = self.tls_creds.clone().or(config.tls_creds);
+        config.save_deadline_ms = self.save_deadline_ms.or(config.save_deadline_ms);
+        match self.on_late {
+            Some(OnLateArgument::Wait) => config.on_late = Some(OnLate::Wait),
+            Some(OnLateArgument::Break) => config.on_late = Some(OnLate::Break),
+            None => {}
+        }
         Ok(config)
     }
 
@@ -121,11 +139,14 @@ impl Common {
             all.extend([option.into(), directory.into_os_string()]);
         }
         let frontend = self.frontend.and_then(|frontend| frontend.to_possible_value());
+        let on_late = self.on_late.and_then(|on_late| on_late.to_possible_value());
         let texts = [
             ("--frontend", frontend.map(|value| value.get_name().to_owned())),
             ("--queues", self.queues.map(|queues| queues.to_string())),
             ("--depth", self.depth.map(|depth| depth.to_string())),
             ("--nbd-listen", self.nbd_listen.clone()),
+            ("--save-deadline-ms", self.save_deadline_ms.map(|deadline_ms| deadline_ms.to_string())),
+            ("--on-late", on_late.map(|value| value.get_name().to_owned())),
         ];
         for (option, text) in texts {
             all.extend(text.into_iter().flat_map(|text| [OsString::from(option), OsString::from(text)]));

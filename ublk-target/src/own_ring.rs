@@ -1,7 +1,8 @@
 //! Our own io_uring, one a thread, driven by that thread's tokio runtime: for the control thread, NBD, and tools.
 //!
 //! Invariants:
-//! - At most [`IN_FLIGHT_MAX`] requests are in flight; the completion queue has room for all of them.
+//! - At most [`IN_FLIGHT_MAX`] requests to a device are in flight; the completion queue has room for those of two.
+//! - What waits for one device keeps nothing from the other: a store that hangs has no place that the disk needs.
 //! - Requests made in one turn of the runtime are submitted together, at its end.
 //! - A request's future that is dropped while the kernel still owns its memory ends the process.
 
@@ -22,21 +23,23 @@ use tokio::io::Interest;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::LocalSet;
 
-/// The most requests in flight on one ring; more wait their turn.
+/// The most requests in flight to one device; more wait their turn.
 pub const IN_FLIGHT_MAX: u32 = 256;
 
 /// A disk on this thread's own ring.
 pub type RingDisk = UringDisk<OwnRing>;
 
-/// A handle on this thread's own ring; clones are the same ring.
+/// A handle on this thread's own ring; clones are the same ring, and share its places.
 #[derive(Clone)]
-pub struct OwnRing(Rc<State>);
+pub struct OwnRing {
+    state: Rc<State>,
+    places: Rc<Semaphore>,
+}
 
 struct State {
     ring: RefCell<IoUring>,
     requests: RefCell<BTreeMap<u64, Request>>,
     next: Cell<u64>,
-    places: Semaphore,
     submit_wanted: Notify,
 }
 
@@ -55,7 +58,6 @@ impl OwnRing {
             ring: RefCell::new(ring),
             requests: RefCell::new(BTreeMap::new()),
             next: Cell::new(0),
-            places: Semaphore::new(IN_FLIGHT_MAX as usize),
             submit_wanted: Notify::new(),
         });
         // SAFETY: the ring is open; the borrow ends with the duplication.
@@ -63,8 +65,12 @@ impl OwnRing {
         // SAFETY: the duplicate is owned by the `AsyncFd` and stays open as long as it is registered.
         let completions = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
         tokio::task::spawn_local(drive(state.clone(), completions));
-        Ok(OwnRing(state))
+        Ok(OwnRing { state, places: places() })
     }
+}
+
+fn places() -> Rc<Semaphore> {
+    Rc::new(Semaphore::new(IN_FLIGHT_MAX as usize))
 }
 
 /// Runs `work` to its end on this thread, with a ring of its own under a tokio runtime of its own.
@@ -80,27 +86,32 @@ where
 impl Ring for OwnRing {
     // SAFETY: the memory stays the caller's duty, as the trait says; a future dropped early ends the process.
     async unsafe fn submit(&self, request: squeue::Entry) -> i32 {
-        let place = self.0.places.acquire().await.expect("the semaphore is never closed");
-        let number = self.0.next.get();
-        self.0.next.set(number + 1);
-        self.0.requests.borrow_mut().insert(number, Request::default());
+        let state = &self.state;
+        let place = self.places.acquire().await.expect("the semaphore is never closed");
+        let number = state.next.get();
+        state.next.set(number + 1);
+        state.requests.borrow_mut().insert(number, Request::default());
         let request = request.user_data(number);
         loop {
             // SAFETY: the caller keeps the memory until this future completes, and dropping it ends the process.
-            let pushed = unsafe { self.0.ring.borrow_mut().submission().push(&request) };
+            let pushed = unsafe { state.ring.borrow_mut().submission().push(&request) };
             match pushed {
                 Ok(()) => break,
-                Err(_) => self.0.submit_queued(),
+                Err(_) => state.submit_queued(),
             }
         }
-        self.0.submit_wanted.notify_one();
-        let result = Completion { state: &self.0, number }.await;
+        state.submit_wanted.notify_one();
+        let result = Completion { state, number }.await;
         drop(place);
         result
     }
 
     async fn run_blocking(&self, call: Box<dyn FnOnce() -> i32 + Send>) -> i32 {
         tokio::task::spawn_blocking(call).await.unwrap_or(-libc::EIO)
+    }
+
+    fn for_another_device(&self) -> OwnRing {
+        OwnRing { state: self.state.clone(), places: places() }
     }
 }
 
@@ -188,8 +199,12 @@ mod tests {
     use super::*;
     use crate::device::{Access, Device};
     use cairn_engine::disk::{aligned_buffer, Disk};
+    use io_uring::{opcode, types};
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
     use std::path::Path;
     use std::sync::Arc;
+    use std::time::Duration;
 
     fn image(directory: &Path, size_bytes: u64) -> Arc<Device> {
         let path = directory.join("disk");
@@ -241,6 +256,36 @@ mod tests {
             for task in tasks {
                 task.await.expect("completes");
             }
+        })
+        .expect("a ring");
+    }
+
+    #[test]
+    fn what_waits_for_one_device_keeps_no_place_from_the_requests_to_the_other() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let device = image(directory.path(), 1 << 20);
+        run(async |ring: OwnRing| {
+            let (silent, mut speaker) = UnixStream::pair().expect("sockets");
+            let fd = types::Fd(silent.as_raw_fd());
+            let hung: Vec<_> = (0..2 * IN_FLIGHT_MAX)
+                .map(|_| {
+                    let ring = ring.clone();
+                    let request = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
+                    // SAFETY: the request points to no memory.
+                    tokio::task::spawn_local(async move { unsafe { ring.submit(request) }.await })
+                })
+                .collect();
+            while ring.places.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let disk = RingDisk::new(device, ring.for_another_device());
+            let mut buffer = aligned_buffer(4096);
+            let read = tokio::time::timeout(Duration::from_secs(10), disk.read(0, &mut buffer)).await;
+            speaker.write_all(b"all").expect("writes");
+            for task in hung {
+                assert!(task.await.expect("completes") >= 0);
+            }
+            read.expect("nothing keeps it").expect("reads");
         })
         .expect("a ring");
     }

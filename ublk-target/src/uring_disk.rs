@@ -23,7 +23,7 @@ const ZERO_PIECE_BYTES: usize = 128 << 10;
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
 
 /// A thread's io_uring, as far as a disk needs one.
-pub trait Ring {
+pub trait Ring: 'static {
     /// Submits one request and gives its result: what the kernel put in the completion.
     ///
     /// # Safety
@@ -34,6 +34,14 @@ pub trait Ring {
 
     /// Runs a blocking call on another thread and gives its result.
     async fn run_blocking(&self, call: Box<dyn FnOnce() -> i32 + Send>) -> i32;
+
+    /// The same ring, for requests to another device: those to the first keep nothing from them.
+    fn for_another_device(&self) -> Self
+    where
+        Self: Clone,
+    {
+        self.clone()
+    }
 
     /// The place of an open file that the ring was told of beforehand.
     fn known_file(&self, _file: RawFd) -> Option<types::Fixed> {
@@ -65,6 +73,9 @@ impl<R: Ring> UringDisk<R> {
             Some(types::Fixed(place)) => (types::Fd(place as RawFd), squeue::Flags::FIXED_FILE),
             None => (types::Fd(device.raw_fd()), squeue::Flags::empty()),
         };
+        // Elsewhere the kernel hands over by itself what would block.
+        let hands_over = if device.blocks_submitters() { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
+        let file_flags = file_flags | hands_over;
         UringDisk {
             device,
             ring,

@@ -8,10 +8,11 @@
 //!   has the same sequence and a higher attempt, and lies in another segment; the failed segment takes no more records.
 //! - Published before settled, durable before published.
 //! - A lone saver never waits for company.
+//! - A record that completes when a saver has left, because the store was given up, counts all the same, and publishes
+//!   nothing of that saver's: the claims were given back.
 
 use super::save::Images;
-use super::Lane;
-use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
+use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
 use crate::entry::{Entry, MARK, UNREADABLE};
 use crate::epoch::{EpochState, Keeping};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,10 +20,12 @@ use crate::format::checksum;
 use crate::format::record::{RecordEntry, RecordHeader, RECORD_BYTES_MAX, RECORD_ENTRIES_MAX};
 use crate::sync::{Arc, Mutex};
 use crate::units::{Epoch, SegmentIndex, BLOCK_BYTES};
+use crate::volume::Volume;
+use crate::waits::Waits;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 
 /// Segments a record is tried in before the store is given up.
 const ATTEMPTS_MAX: u32 = 3;
@@ -62,13 +65,15 @@ pub struct LaneShared {
     pub(crate) reserve: Mutex<VecDeque<Handed>>,
     /// Segments that became full or were abandoned, and are not data segments in the catalog yet.
     pub(crate) closed: Mutex<Vec<ClosedSegment>>,
+    /// Writes that wait for the store.
+    pub(crate) waits: Waits,
 }
 
 /// How a save ended.
 pub(super) enum SaveOutcome {
     /// Durable, published, settled.
     Saved,
-    /// The epoch was over before everything was appended.
+    /// The epoch was over before everything was appended, or needs nothing any more.
     Stale,
     /// The store took it nowhere.
     Failed(Error),
@@ -82,7 +87,7 @@ struct OpenSegment {
 }
 
 /// A saver's images on their way into one or more records.
-struct Pending {
+pub(super) struct Pending {
     epoch: Arc<EpochState>,
     images: RefCell<Option<Images>>,
     count: usize,
@@ -93,6 +98,21 @@ struct Pending {
 }
 
 impl Pending {
+    /// How it ended, once, with the images.
+    pub(super) fn take_outcome(&self) -> Option<(SaveOutcome, Option<Images>)> {
+        let outcome = self.outcome.borrow_mut().take()?;
+        Some((outcome, self.images.borrow_mut().take()))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.outcome.borrow().is_some()
+    }
+
+    /// Whom to wake when it has ended, or is to lead.
+    pub(super) fn wake_by(&self, waker: &Waker) {
+        *self.waker.borrow_mut() = Some(waker.clone());
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -116,8 +136,26 @@ struct Share {
     count: usize,
 }
 
+/// The entries, which are in the order of the shares, whose savers have not left.
+fn awaited<'a>(shares: &'a [Share], entries: &'a [Entry]) -> impl Iterator<Item = &'a Entry> {
+    let mut rest = entries;
+    shares.iter().flat_map(move |share| {
+        let (own, behind) = rest.split_at(share.count);
+        rest = behind;
+        let has_left = share.pending.has_ended() && !planted!("late-record-published");
+        if has_left {
+            &[]
+        } else {
+            own
+        }
+    })
+}
+
 /// The lane's own side of the log.
-pub(super) struct LaneLog {
+pub(super) struct LaneLog<D> {
+    volume: Arc<Volume>,
+    index: u16,
+    disks: Rc<Disks<D>>,
     queue: RefCell<VecDeque<Rc<Pending>>>,
     in_flight: Cell<bool>,
     segment: RefCell<Option<OpenSegment>>,
@@ -129,9 +167,12 @@ pub(super) struct LaneLog {
     buffer: RefCell<AlignedBuffer>,
 }
 
-impl LaneLog {
-    pub(super) fn new() -> LaneLog {
+impl<D: Disk> LaneLog<D> {
+    pub(super) fn new(volume: Arc<Volume>, index: u16, disks: Rc<Disks<D>>) -> LaneLog<D> {
         LaneLog {
+            volume,
+            index,
+            disks,
             queue: RefCell::default(),
             in_flight: Cell::new(false),
             segment: RefCell::default(),
@@ -140,17 +181,14 @@ impl LaneLog {
             buffer: RefCell::new(aligned_buffer(0)),
         }
     }
-}
 
-impl<D: Disk> Lane<D> {
-    /// From now on this is the lane of background work.
-    pub(crate) fn work_in_background(&self) {
-        self.log.is_background.set(true);
+    /// See [`super::Lane::work_in_background`].
+    pub(super) fn work_in_background(&self) {
+        self.is_background.set(true);
     }
 
-    /// Appends images to the lane's log; resolves when they are durable, published and settled, or when that cannot
-    /// be. Gives the images back for their buffer.
-    pub(super) async fn append(&self, epoch: Arc<EpochState>, images: Images) -> (SaveOutcome, Option<Images>) {
+    /// Puts images in the queue for the next record.
+    pub(super) fn enqueue(&self, epoch: Arc<EpochState>, images: Images) -> Rc<Pending> {
         let pending = Rc::new(Pending {
             epoch,
             count: images.blocks.len(),
@@ -160,28 +198,48 @@ impl<D: Disk> Lane<D> {
             outcome: RefCell::default(),
             waker: RefCell::default(),
         });
-        self.log.queue.borrow_mut().push_back(pending.clone());
-        loop {
-            if let Some(outcome) = pending.outcome.borrow_mut().take() {
-                return (outcome, pending.images.borrow_mut().take());
-            }
-            if !self.log.in_flight.replace(true) {
-                self.write_next_record().await;
-                self.log.in_flight.set(false);
-                // The next in the queue leads the next record.
-                if let Some(next) = self.log.queue.borrow().front() {
-                    next.wake();
-                }
-                continue;
-            }
-            std::future::poll_fn(|context| {
-                if pending.outcome.borrow().is_some() || !self.log.in_flight.get() {
-                    return Poll::Ready(());
-                }
-                *pending.waker.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            })
-            .await;
+        self.queue.borrow_mut().push_back(Rc::clone(&pending));
+        pending
+    }
+
+    /// Nobody waits for it any more. A record that carries it goes on.
+    pub(super) fn abandon(&self, pending: &Rc<Pending>) {
+        pending.end(SaveOutcome::Stale);
+        self.forget(pending);
+        // It may be the one that was woken to lead.
+        self.wake_next();
+    }
+
+    /// Whether a save is still to be made: its epoch is the active one, and needs something.
+    pub(super) fn wants(&self, pending: &Pending) -> bool {
+        self.is_wanted(&pending.epoch)
+    }
+
+    /// Whether somebody leads a record.
+    pub(super) fn is_led(&self) -> bool {
+        self.in_flight.get()
+    }
+
+    /// True for who is to lead the next record, and then does.
+    pub(super) fn take_lead(&self) -> bool {
+        !self.in_flight.replace(true)
+    }
+
+    /// Writes a record of what waits. It owns all that it uses: whoever leads may leave, and the record goes on.
+    pub(super) async fn lead(self: Rc<Self>) {
+        self.write_next_record().await;
+        self.hand_lead_on();
+    }
+
+    /// The next in the queue leads the next record.
+    fn hand_lead_on(&self) {
+        self.in_flight.set(false);
+        self.wake_next();
+    }
+
+    fn wake_next(&self) {
+        if let Some(next) = self.queue.borrow().front().filter(|_| !self.is_led()) {
+            next.wake();
         }
     }
 
@@ -190,10 +248,19 @@ impl<D: Disk> Lane<D> {
         let mut attempts = 0;
         let mut shares: Vec<Share> = Vec::new();
         loop {
+            if shares.first().is_some_and(|share| !self.is_wanted(&share.pending.epoch)) {
+                self.drop_stale(&mut shares);
+                // What comes next has not failed yet.
+                attempts = 0;
+            }
             let Some(epoch) = self.next_epoch(&shares) else { return };
             self.wait_for_memory(&epoch).await;
-            let room = match self.open_segment(epoch.number).await {
+            let room = match self.open_segment(&epoch).await {
                 Ok(room) => room,
+                Err(_) if !self.is_wanted(&epoch) => {
+                    attempts = 0;
+                    continue;
+                }
                 Err(error) => {
                     attempts += 1;
                     if attempts == ATTEMPTS_MAX || error.kind() == ErrorKind::NoSpace {
@@ -204,9 +271,8 @@ impl<D: Disk> Lane<D> {
             };
             epoch.record_begins();
             // Counted first, looked at second: see the head of epoch.rs.
-            if self.volume.active.number() != epoch.number {
+            if !self.is_wanted(&epoch) {
                 self.record_ends(&epoch);
-                self.drop_stale(&mut shares);
                 continue;
             }
             if shares.is_empty() {
@@ -224,7 +290,7 @@ impl<D: Disk> Lane<D> {
                     tracing::error!(%error, attempts, "a record of before-images could not be written");
                     self.close_segment();
                     self.record_ends(&epoch);
-                    if attempts == ATTEMPTS_MAX {
+                    if attempts == ATTEMPTS_MAX && self.is_wanted(&epoch) {
                         return self.fail(shares, error);
                     }
                     continue;
@@ -238,10 +304,9 @@ impl<D: Disk> Lane<D> {
     /// Waits while too many entries are in memory that no run holds yet: memory has a bound, and the background is
     /// writing runs.
     async fn wait_for_memory(&self, epoch: &EpochState) {
-        while !self.log.is_background.get() {
+        while !self.is_background.get() {
             let listener = self.volume.retry.listen();
-            let active = self.volume.active.number() == epoch.number;
-            if !active || self.volume.entries_in_memory() < self.volume.limits.entries_max {
+            if !self.is_wanted(epoch) || self.volume.entries_in_memory() < self.volume.limits.entries_max {
                 return;
             }
             self.volume.work.notify();
@@ -249,15 +314,19 @@ impl<D: Disk> Lane<D> {
         }
     }
 
+    /// Whether anything is to be saved in this epoch: it is the active one, and needs something.
+    fn is_wanted(&self, epoch: &EpochState) -> bool {
+        self.volume.active.number() == epoch.number && epoch.needed.saving()
+    }
+
     /// The epoch of what comes next; saves of epochs that are over are sent back to start again.
     fn next_epoch(&self, shares: &[Share]) -> Option<Arc<EpochState>> {
         if let Some(share) = shares.first() {
             return Some(share.pending.epoch.clone());
         }
-        let active = self.volume.active.number();
-        let mut queue = self.log.queue.borrow_mut();
+        let mut queue = self.queue.borrow_mut();
         while let Some(front) = queue.front() {
-            if front.epoch.number == active {
+            if self.is_wanted(&front.epoch) {
                 return Some(front.epoch.clone());
             }
             let stale = queue.pop_front().expect("there is a front");
@@ -284,7 +353,7 @@ impl<D: Disk> Lane<D> {
     fn fail(&self, shares: Vec<Share>, error: Error) {
         // Everyone who waits fails with the first: the store has been tried in several places by now.
         let mut failed: Vec<Rc<Pending>> = shares.into_iter().map(|share| share.pending).collect();
-        failed.extend(self.log.queue.borrow_mut().drain(..));
+        failed.extend(self.queue.borrow_mut().drain(..));
         for pending in failed {
             let error = Error::new(error.kind(), "save old content", "store").saying(error.to_string());
             pending.end(SaveOutcome::Failed(error));
@@ -292,27 +361,27 @@ impl<D: Disk> Lane<D> {
     }
 
     fn forget(&self, pending: &Rc<Pending>) {
-        self.log.queue.borrow_mut().retain(|queued| !Rc::ptr_eq(queued, pending));
+        self.queue.borrow_mut().retain(|queued| !Rc::ptr_eq(queued, pending));
     }
 
     /// Makes sure a segment of this epoch is open; says how many images still fit.
-    async fn open_segment(&self, epoch: Epoch) -> Result<usize> {
+    async fn open_segment(&self, epoch: &EpochState) -> Result<usize> {
         loop {
             let segment_blocks = self.volume.geometry().segment_blocks();
-            if let Some(open) = &*self.log.segment.borrow() {
-                if open.epoch == epoch && open.next_block + 2 <= segment_blocks {
+            if let Some(open) = &*self.segment.borrow() {
+                if open.epoch == epoch.number && open.next_block + 2 <= segment_blocks {
                     return Ok((segment_blocks - open.next_block - 1) as usize);
                 }
             }
             self.close_segment();
-            let handed = self.volume.take_segment(&self.disks, self.index).await?;
-            let open = OpenSegment { handed, epoch, next_block: 0, last_sequence: 0 };
-            *self.log.segment.borrow_mut() = Some(open);
+            let handed = self.volume.take_segment(&self.disks, self.index, || self.is_wanted(epoch)).await?;
+            let open = OpenSegment { handed, epoch: epoch.number, next_block: 0, last_sequence: 0 };
+            *self.segment.borrow_mut() = Some(open);
         }
     }
 
     fn close_segment(&self) {
-        if let Some(open) = self.log.segment.borrow_mut().take() {
+        if let Some(open) = self.segment.borrow_mut().take() {
             let closed =
                 ClosedSegment { segment: open.handed.segment, epoch: open.epoch, last_sequence: open.last_sequence };
             self.shared().closed.lock().expect("no holder of this lock panics").push(closed);
@@ -326,7 +395,7 @@ impl<D: Disk> Lane<D> {
     fn take_shares(&self, epoch: &Arc<EpochState>, room: usize) -> Vec<Share> {
         let mut room = room.min(RECORD_ENTRIES_MAX);
         let mut shares = Vec::new();
-        let mut queue = self.log.queue.borrow_mut();
+        let mut queue = self.queue.borrow_mut();
         while let Some(front) = queue.front().filter(|front| room > 0 && Arc::ptr_eq(&front.epoch, epoch)) {
             let from = front.taken.get();
             let count = (front.count - from).min(room);
@@ -343,7 +412,7 @@ impl<D: Disk> Lane<D> {
 
     /// Writes one record into the open segment; returns its entries.
     async fn write_record(&self, epoch: &Arc<EpochState>, shares: &[Share]) -> Result<Vec<Entry>> {
-        let mut buffer = self.log.buffer.replace(aligned_buffer(0));
+        let mut buffer = self.buffer.replace(aligned_buffer(0));
         let images = match epoch.keeping {
             Keeping::Marks => 0,
             _ => shares.iter().map(|share| share.count).sum(),
@@ -357,11 +426,11 @@ impl<D: Disk> Lane<D> {
         planted!("settled-before-durable", entries.iter().for_each(|entry| epoch.needed.settle(entry.block)));
         let (store, at, data) = (&self.disks.store, address_bytes, &buffer[..length]);
         let result = planted!("record-left-volatile", store.write(at, data).await, store.write_durable(at, data).await);
-        self.log.buffer.replace(buffer);
+        self.buffer.replace(buffer);
         let sequence = self.note_written(result.is_ok());
         result?;
-        self.log.unconfirmed.set(!entries.is_empty());
-        let mut segment = self.log.segment.borrow_mut();
+        self.unconfirmed.set(!entries.is_empty());
+        let mut segment = self.segment.borrow_mut();
         let open = segment.as_mut().expect("the record lies in the open segment");
         open.next_block += 1 + images as u32;
         open.last_sequence = sequence;
@@ -385,7 +454,7 @@ impl<D: Disk> Lane<D> {
     }
 
     fn fill_record(&self, epoch: &EpochState, shares: &[Share], buffer: &mut [u8]) -> (u64, Vec<Entry>) {
-        let segment = self.log.segment.borrow();
+        let segment = self.segment.borrow();
         let open = segment.as_ref().expect("a segment is open");
         assert_eq!(open.epoch, epoch.number);
         let geometry = self.volume.geometry();
@@ -435,7 +504,7 @@ impl<D: Disk> Lane<D> {
     fn publish(&self, epoch: &EpochState, shares: &[Share], entries: &[Entry]) {
         {
             let saved = epoch.saved.read().expect("no holder of this lock panics");
-            for entry in entries {
+            for entry in awaited(shares, entries) {
                 saved.publish(entry);
             }
             epoch.note_published(self.index, self.progress().sequence);
@@ -443,10 +512,10 @@ impl<D: Disk> Lane<D> {
                 self.volume.work.notify();
             }
         }
-        for entry in entries {
+        for entry in awaited(shares, entries) {
             epoch.needed.settle(entry.block);
         }
-        planted!("next-batch-acknowledged", self.log.queue.take().iter().for_each(|next| next.end(SaveOutcome::Saved)));
+        planted!("next-batch-acknowledged", self.queue.take().iter().for_each(|next| next.end(SaveOutcome::Saved)));
         for share in shares {
             let settled = share.pending.settled.get() + share.count;
             share.pending.settled.set(settled);
@@ -458,32 +527,30 @@ impl<D: Disk> Lane<D> {
 
     /// An idle lane confirms its last record by an empty one, so that losing the last record is noticed.
     pub(super) async fn confirm_last_record(&self) -> Result<()> {
-        if !self.log.unconfirmed.get() || self.log.in_flight.get() || !self.log.queue.borrow().is_empty() {
+        if !self.unconfirmed.get() || self.in_flight.get() || !self.queue.borrow().is_empty() {
             return Ok(());
         }
-        let epoch = self.epoch();
+        let epoch = self.volume.active_epoch();
         if !self.has_room_for_confirmation(epoch.number) {
             // Not worth a segment; the lane's next record confirms.
             return Ok(());
         }
-        self.log.in_flight.set(true);
+        let led = self.take_lead();
+        assert!(led, "nobody leads, as was just seen");
         let result = self.write_confirmation(&epoch).await;
-        self.log.in_flight.set(false);
-        if let Some(next) = self.log.queue.borrow().front() {
-            next.wake();
-        }
+        self.hand_lead_on();
         result
     }
 
     fn has_room_for_confirmation(&self, epoch: Epoch) -> bool {
         let segment_blocks = self.volume.geometry().segment_blocks();
-        let open = self.log.segment.borrow();
+        let open = self.segment.borrow();
         let fits = open.as_ref().is_some_and(|open| open.epoch == epoch && open.next_block + 2 <= segment_blocks);
         fits || !self.shared().reserve.lock().expect("no holder of this lock panics").is_empty()
     }
 
     async fn write_confirmation(&self, epoch: &Arc<EpochState>) -> Result<()> {
-        self.open_segment(epoch.number).await?;
+        self.open_segment(epoch).await?;
         epoch.record_begins();
         let mut result = Ok(());
         if self.volume.active.number() == epoch.number {

@@ -6,7 +6,10 @@
 //! - Everything a request claimed is saved before it waits for what others claimed: two requests that claim
 //!   crosswise cannot wait for each other.
 //! - Nobody waits for a save, a lock or the catalog while inside the gate.
+//! - No write waits for the store once that was given up for lateness: what it began there it leaves behind
+//!   (`errands.rs`), and it tests again.
 
+mod errands;
 mod log;
 mod save;
 
@@ -20,6 +23,7 @@ use crate::gate::Passage;
 use crate::sync::Arc;
 use crate::units::{blocks_inside, blocks_touched, pieces, BlockIndex, BLOCK_BYTES, PIECE_BLOCKS_MAX};
 use crate::volume::Volume;
+use errands::Errands;
 use log::LaneLog;
 use save::BufferPool;
 use std::cell::RefCell;
@@ -33,8 +37,9 @@ pub struct Lane<D> {
     index: u16,
     disks: Rc<Disks<D>>,
     epoch: RefCell<Arc<EpochState>>,
-    log: LaneLog,
+    log: Rc<LaneLog<D>>,
     buffers: BufferPool,
+    errands: Errands,
 }
 
 /// What a request puts on the origin.
@@ -99,7 +104,8 @@ impl<D: Disk> Lane<D> {
     pub fn new(volume: Arc<Volume>, index: u16, disks: Rc<Disks<D>>) -> Lane<D> {
         assert!((index as usize) < volume.lanes.len());
         let epoch = RefCell::new(volume.active_epoch());
-        Lane { volume, index, disks, epoch, log: LaneLog::new(), buffers: BufferPool::default() }
+        let log = Rc::new(LaneLog::new(Arc::clone(&volume), index, Rc::clone(&disks)));
+        Lane { volume, index, disks, epoch, log, buffers: BufferPool::default(), errands: Errands::default() }
     }
 
     /// The volume this lane writes.
@@ -157,11 +163,11 @@ impl<D: Disk> Lane<D> {
                     let result = self.write_origin(offset, &content, durable).await;
                     drop(passage);
                     if let Some(log) = watched {
-                        self.volume.watch.overwritten(&self.volume, &self.disks, log, range).await;
+                        self.volume.watch.overwritten(self, log, range).await;
                     }
                     return match result {
                         Ok(()) => Ok(()),
-                        failed => self.volume.record_if_flush_failed(&self.disks, failed).await,
+                        failed => self.record_if_flush_failed(failed).await,
                     };
                 }
                 Err(obstacle) => obstacle,
@@ -171,10 +177,10 @@ impl<D: Disk> Lane<D> {
             match obstacle {
                 Obstacle::Cut => drop(self.volume.gate.enter(self.index).await),
                 Obstacle::Restore => self.volume.move_before_write(self, offset, &content).await?,
-                Obstacle::Guarded => self.volume.distrust(&self.disks, range.clone()).await,
+                Obstacle::Guarded => self.distrust(range.clone()).await,
                 Obstacle::Watched => {
                     planted!("watch-logged-after-write", self.write_origin(offset, &content, durable).await?);
-                    watched = Some(self.volume.watch.log_overwrite(&self.volume, &self.disks, offset, &content).await);
+                    watched = self.volume.watch.log_overwrite(self, offset, &content).await;
                 }
                 Obstacle::Needed(epoch) => {
                     planted!("saved-after-the-write", self.write_origin(offset, &content, durable).await?);
@@ -206,16 +212,36 @@ impl<D: Disk> Lane<D> {
             return Err(Obstacle::Needed(epoch.clone()));
         }
         let is_in_use = epoch.in_use.is_all_in_use(range.clone()) || planted!("write-leaves-the-block-free");
-        if !is_in_use && volume.trust.guarded_in(range.clone()).next().is_some() {
+        // While the store is given up nothing is recorded there: the state directory says that neither its map nor its
+        // watch is to be believed.
+        let is_guarded = !is_in_use && volume.trust.guarded_in(range.clone()).next().is_some();
+        if is_guarded && !volume.lateness.gave_up() {
             return Err(Obstacle::Guarded);
         }
-        if !is_logged && volume.watch.touches(range.clone()) {
+        if !is_logged && volume.watch.touches(range.clone()) && !volume.lateness.gave_up() {
             return Err(Obstacle::Watched);
         }
         if !is_in_use {
             epoch.in_use.set_in_use(range);
         }
         Ok(passage)
+    }
+
+    async fn distrust(&self, blocks: Range<BlockIndex>) {
+        let (volume, disks) = (Arc::clone(&self.volume), Rc::clone(&self.disks));
+        self.errand(async move { volume.distrust(&disks, blocks).await }).await;
+    }
+
+    /// Passes a result on; a failed flush is recorded first, in the store or in the state directory.
+    pub(crate) async fn record_if_flush_failed(&self, result: Result<()>) -> Result<()> {
+        if matches!(&result, Err(error) if error.kind() == ErrorKind::FlushFailed) {
+            let (volume, disks) = (Arc::clone(&self.volume), Rc::clone(&self.disks));
+            let recorded = self.errand(async move { volume.record_latch(&disks).await }).await;
+            if recorded.is_none() {
+                self.volume.record_elsewhere(|elsewhere| elsewhere.flush_failed = true);
+            }
+        }
+        result
     }
 
     /// The write of a restore: it saves what is there like any write, but is not held back by its own restore.
@@ -306,7 +332,13 @@ impl<D: Disk> Lane<D> {
     /// Makes durable everything that completed before (law 4). Before-images are durable already.
     pub async fn flush(&self) -> Result<()> {
         self.volume.refuse_closed("flush")?;
-        self.volume.flush_origin(&self.disks).await
+        self.flush_origin().await
+    }
+
+    /// The flush of a write or a user. See [`Volume::flush_origin`].
+    pub(crate) async fn flush_origin(&self) -> Result<()> {
+        let result = self.volume.flush_origin_unrecorded(&self.disks).await;
+        self.record_if_flush_failed(result).await
     }
 
     /// To be called about once a second: confirms the last record of an idle lane, and lets held-back writes try
@@ -316,7 +348,12 @@ impl<D: Disk> Lane<D> {
         if self.volume.restore.try_unmovable_again() {
             self.volume.work.notify();
         }
-        self.confirm_last_record().await
+        self.log.confirm_last_record().await
+    }
+
+    /// From now on this is the lane of background work.
+    pub(crate) fn work_in_background(&self) {
+        self.log.work_in_background();
     }
 
     /// The active epoch, as this lane sees it. Inside the gate it cannot change.

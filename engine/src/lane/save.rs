@@ -2,17 +2,21 @@
 //!
 //! Invariants:
 //! - Whoever claimed a block either settles it or releases it; no path leaves a claim behind.
-//! - A save for an epoch that is over appends nothing: the request starts again in the new epoch.
+//! - A save for an epoch that is over appends nothing: the request starts again in the new epoch. So does one whose
+//!   epoch needs nothing any more.
 
 use super::log::SaveOutcome;
 use super::Lane;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk};
 use crate::epoch::{EpochState, Keeping};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sync::Arc;
 use crate::units::{BlockIndex, BLOCK_BYTES};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::ops::Range;
+use std::rc::Rc;
+use std::task::Poll;
 
 /// Blocks claimed by one request, with their old content where the epoch keeps it.
 pub(super) struct Images {
@@ -70,7 +74,7 @@ impl<D: Disk> Lane<D> {
                     planted!("failed-save-ignored", return mistakes::settle_unsaved(&epoch.needed, &claimed));
                     planted!("failed-claim-kept", claimed.clear());
                     epoch.needed.release(&claimed);
-                    self.volume.give_up_saving(&self.disks, epoch.number, error).await?;
+                    self.give_up_saving(epoch, error).await?;
                 }
             }
         }
@@ -89,6 +93,47 @@ impl<D: Disk> Lane<D> {
             self.buffers.give_back(images.data);
         }
         outcome
+    }
+
+    /// Appends images to the lane's log; resolves when they are durable, published and settled, or when that cannot or
+    /// need not be. Gives the images back for their buffer, where nobody else has them.
+    async fn append(&self, epoch: Arc<EpochState>, images: Images) -> (SaveOutcome, Option<Images>) {
+        let (log, lateness) = (&self.log, &self.volume.lateness);
+        let pending = log.enqueue(epoch, images);
+        let wait = self.begin_wait();
+        // The epoch may have ended while its old content was being read, and the next one been given up: then nobody
+        // tells who comes now to wait behind a record that hangs.
+        let is_over = || !log.wants(&pending) || lateness.is_over(&wait);
+        loop {
+            if let Some(ended) = pending.take_outcome() {
+                return ended;
+            }
+            if is_over() {
+                // Whoever is writing them still has the images.
+                log.abandon(&pending);
+                return (SaveOutcome::Stale, None);
+            }
+            if log.take_lead() {
+                self.errands.run(&self.volume, &wait, Rc::clone(log).lead()).await;
+                continue;
+            }
+            poll_fn(|context| {
+                // Registered first, looked at second.
+                wait.register(context.waker());
+                if pending.has_ended() || is_over() || !log.is_led() {
+                    return Poll::Ready(());
+                }
+                pending.wake_by(context.waker());
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+
+    async fn give_up_saving(&self, epoch: &Arc<EpochState>, cause: Error) -> Result<()> {
+        let (volume, disks, number) = (Arc::clone(&self.volume), Rc::clone(&self.disks), epoch.number);
+        // Left behind where the store was given up for lateness meanwhile: the request tests again, and passes.
+        self.errand(async move { volume.give_up_saving(&disks, number, cause).await }).await.unwrap_or(Ok(()))
     }
 
     async fn read_old_content(&self, claimed: &[Range<BlockIndex>]) -> Images {

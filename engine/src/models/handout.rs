@@ -44,7 +44,7 @@ fn hand_out(store: &Disks<SimDisk>, segments_each: usize) {
     let volume = executor::block_on(Volume::open(&disks, options)).expect("a new store can be opened");
     let take = move |volume: &Volume, disks: &Disks<SimDisk>, lane: u16| {
         Vec::from_iter((0..segments_each).map(|_| {
-            let handed = super::block_on(volume.take_segment(disks, lane));
+            let handed = super::block_on(volume.take_segment(disks, lane, || true));
             (handed.expect("the store is not full").segment, lane)
         }))
     };

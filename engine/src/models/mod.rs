@@ -16,6 +16,7 @@ mod cut;
 mod flush;
 mod forgo;
 mod handout;
+mod late;
 mod orders;
 mod snapshot;
 mod views;

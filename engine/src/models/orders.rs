@@ -16,6 +16,7 @@ const MODELS: &[fn()] = &[
     super::forgo::forgo_writer,
     super::forgo::forgo_late_record,
     super::forgo::forgo_release,
+    super::late::late_give_up,
     super::cut::cut_writer,
     super::cut::seal_records,
     super::snapshot::read_during_overwrite,

@@ -106,6 +106,14 @@ pub const BUGS: &[Bug] = &[
     // Failure.
     bug("broken-mark-after-overwrite", EXACT, "saving stops before the snapshots are recorded as broken"),
     bug("break-recorded-nowhere", EXACT, "saving stops though neither store nor state directory took the mark"),
+    bug("late-break-recorded-afterwards", EXACT, "the store is given up before the state directory says so"),
+    bug(
+        "late-readers-not-refused",
+        EXACT,
+        "readers are refused when the store is back, not before the first overwrite",
+    ),
+    bug("late-record-published", EXACT, "a record that completes when its savers have left counts as their save"),
+    bug("late-store-never-late", PRODUCTION, "what waits for the store is not let go when that is given up"),
     // Restore and growth.
     bug("restore-skips-the-save", EXACT, "a restore overwrites blocks without saving them"),
     bug("restore-takes-writes-back", ACKED, "a write during a restore does not wait until its block is moved"),

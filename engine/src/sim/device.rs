@@ -86,6 +86,8 @@ struct Flight {
     failure: Option<ErrorKind>,
     /// How often it is passed over before it completes.
     delay: u32,
+    /// It hangs until the device is released.
+    stalled: bool,
     /// What the journal will say of it.
     written: Option<Written>,
     /// What the range held at submission: a read sees each sector as it was then or as it is at completion.
@@ -166,8 +168,25 @@ impl Device {
         self.clock
     }
 
+    /// Requests under way that do not hang.
     pub(super) fn in_flight(&self) -> usize {
-        self.flights.len()
+        self.flights.len() - self.hanging()
+    }
+
+    /// Requests that hang.
+    pub(super) fn hanging(&self) -> usize {
+        self.flights.iter().filter(|flight| flight.stalled).count()
+    }
+
+    /// Nothing hangs any more.
+    pub(super) fn release(&mut self) {
+        self.faults.clear_stalls();
+        for flight in &mut self.flights {
+            flight.stalled = false;
+        }
+        while !self.deferred && !self.flights.is_empty() {
+            self.complete(0);
+        }
     }
 
     pub(super) fn event_hash(&self) -> u64 {
@@ -207,9 +226,10 @@ impl Device {
             _ => {}
         }
         let id = submitted;
-        self.flights.push(Flight { id, request, submitted, failure, delay, written, early, waker: None });
-        if !self.deferred {
-            self.complete(self.flights.len() - 1);
+        let stalled = effect == Some(Effect::Stall);
+        self.flights.push(Flight { id, request, submitted, failure, delay, stalled, written, early, waker: None });
+        if !self.deferred && !stalled {
+            self.complete(self.in_flight() - 1);
         }
         id
     }
@@ -241,8 +261,10 @@ impl Device {
         self.outcomes.remove(&id).is_some() || self.flights.iter().all(|flight| flight.id != id)
     }
 
-    /// Completes the `index`-th request under way and wakes its task.
-    pub(super) fn complete(&mut self, index: usize) {
+    /// Completes the `choice`-th of the requests under way that do not hang, and wakes its task.
+    pub(super) fn complete(&mut self, choice: usize) {
+        let mut going = (0..self.flights.len()).filter(|index| !self.flights[*index].stalled);
+        let index = going.nth(choice).expect("the choice is among the requests under way");
         if self.deferred && self.flights[index].delay > 0 {
             self.flights[index].delay -= 1;
             return;

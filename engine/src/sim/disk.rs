@@ -116,6 +116,16 @@ impl SimDisk {
         self.device().faults.clear();
     }
 
+    /// Nothing hangs any more, and what hung goes on.
+    pub fn release(&self) {
+        self.device().release();
+    }
+
+    /// How many requests hang.
+    pub fn hanging(&self) -> usize {
+        self.device().hanging()
+    }
+
     /// Takes away the faults that nobody would hear of.
     pub fn clear_silent_faults(&self) {
         self.device().faults.clear_silent();

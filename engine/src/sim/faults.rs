@@ -34,6 +34,8 @@ pub enum Effect {
     Misdirect(u64),
     /// It is passed over so many times before it completes.
     Delay(u32),
+    /// It neither completes nor fails until the device is released.
+    Stall,
 }
 
 impl Effect {
@@ -79,6 +81,11 @@ impl Fault {
     pub fn silent(effect: Effect, from: u64) -> Fault {
         assert!(effect.is_silent());
         Fault { effect, ..Fault::once(FaultTarget::Write, from) }
+    }
+
+    /// Every matching operation from the `from`-th on hangs until the device is released.
+    pub fn stall(target: FaultTarget, from: u64) -> Fault {
+        Fault { effect: Effect::Stall, ..Fault::persistent(target, from) }
     }
 
     /// Only operations that touch these bytes.
@@ -132,6 +139,11 @@ impl Faults {
     /// From now on no write is lost or goes astray.
     pub fn clear_silent(&mut self) {
         self.active.retain(|fault| !fault.effect.is_silent());
+    }
+
+    /// From now on nothing hangs.
+    pub fn clear_stalls(&mut self) {
+        self.active.retain(|fault| fault.effect != Effect::Stall);
     }
 
     /// The faults that may still strike.

@@ -9,27 +9,49 @@ use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, Disks};
 use crate::error::Result;
 use crate::lane::Lane;
+use crate::lateness::SaveDeadline;
 use crate::snapshot::{BrokenReason, Consistency, Snapshot, SnapshotName, SnapshotOptions};
 use crate::volume::{self, Accept, BrokenElsewhere, BrokenLog, CreateOptions, Limits, OpenOptions, Volume};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+
+type Action = Box<dyn FnOnce() + Send>;
 
 /// Where the simulated machine records what its store cannot.
 #[derive(Clone, Default)]
 pub struct StateDirectory {
     recorded: Arc<Mutex<Option<BrokenElsewhere>>>,
-    failing: bool,
+    failing: Arc<AtomicBool>,
+    before_next: Arc<Mutex<Option<Action>>>,
 }
 
 impl StateDirectory {
     /// One in which nothing can be recorded.
     pub fn failing() -> StateDirectory {
-        StateDirectory { failing: true, ..StateDirectory::default() }
+        let state = StateDirectory::default();
+        state.fail();
+        state
+    }
+
+    /// From now on nothing can be recorded.
+    pub fn fail(&self) {
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on things can be recorded.
+    pub fn repair(&self) {
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
+    /// What is done before the next thing is recorded.
+    pub fn before_next(&self, action: impl FnOnce() + Send + 'static) {
+        *self.before_next.lock().expect("no holder of this lock panics") = Some(Box::new(action));
     }
 
     /// Whether nothing can be recorded.
     pub fn is_failing(&self) -> bool {
-        self.failing
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// Forgets what was recorded: the store has it.
@@ -45,10 +67,16 @@ impl StateDirectory {
 
 impl BrokenLog for StateDirectory {
     fn record(&self, elsewhere: &BrokenElsewhere) -> bool {
-        if !self.failing {
+        let action = self.before_next.lock().expect("no holder of this lock panics").take();
+        action.into_iter().for_each(|action| action());
+        if !self.is_failing() {
             *self.recorded.lock().expect("no holder of this lock panics") = Some(elsewhere.clone());
         }
-        !self.failing
+        !self.is_failing()
+    }
+
+    fn clear(&self) {
+        StateDirectory::clear(self);
     }
 }
 
@@ -76,6 +104,7 @@ pub fn open_options(lanes: u16, limits: Limits, state: &StateDirectory) -> OpenO
         accept: Accept::default(),
         broken_elsewhere: state.recorded(),
         broken_log: Box::new(state.clone()),
+        save_deadline: SaveDeadline::default(),
         limits,
     }
 }
@@ -115,8 +144,19 @@ impl Rig {
 
     /// Attaches an existing store.
     pub fn attach(disks: Disks<SimDisk>, limits: Limits, state: StateDirectory) -> Result<Rig> {
+        Rig::attach_with(disks, limits, state, SaveDeadline::default())
+    }
+
+    /// Attaches an existing store whose saves have this deadline.
+    pub fn attach_with(
+        disks: Disks<SimDisk>,
+        limits: Limits,
+        state: StateDirectory,
+        save_deadline: SaveDeadline,
+    ) -> Result<Rig> {
         let disks = Rc::new(disks);
-        let volume = block_on(Volume::open(&disks, open_options(2, limits, &state)))?;
+        let options = OpenOptions { save_deadline, ..open_options(2, limits, &state) };
+        let volume = block_on(Volume::open(&disks, options))?;
         let lane = Lane::new(Arc::clone(&volume), 0, Rc::clone(&disks));
         let control = Lane::new(Arc::clone(&volume), 1, Rc::clone(&disks));
         Ok(Rig { disks, volume, lane, control, state, limits })

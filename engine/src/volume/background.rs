@@ -56,6 +56,10 @@ impl Volume {
 
     async fn background_unit<D: Disk>(&self, lane: &Lane<D>) -> Result<bool> {
         let disks = lane.disks();
+        if self.lateness.gave_up() {
+            self.come_back(lane).await?;
+            return Ok(true);
+        }
         {
             let mut ledger = self.ledger.lock().await;
             if self.record_failed_flush(&mut ledger, disks).await || self.release_retired(&mut ledger) {
@@ -83,7 +87,7 @@ impl Volume {
             return merged;
         }
         // A run that cannot be read keeps others from being merged, but no restore from ending.
-        if self.restore_step(lane).await? {
+        if self.restore_step(lane).await? || self.settle_lateness(lane).await? {
             return Ok(true);
         }
         merged

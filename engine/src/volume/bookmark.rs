@@ -23,7 +23,7 @@ impl Volume {
         self.refuse_closed("bookmark")?;
         self.restore.refuse("bookmark")?;
         let mut ledger = self.ledger.lock().await;
-        let mut snapshot = ledger.snapshot(name)?;
+        let mut snapshot = self.as_decided(ledger.snapshot(name)?);
         if snapshot.bookmark {
             let message = format!("{name} is a bookmark already");
             return Err(Error::new(ErrorKind::Exists, "bookmark", "volume").saying(message));
@@ -48,6 +48,7 @@ impl Volume {
     pub async fn bookmarks(&self) -> Vec<Snapshot> {
         let ledger = self.ledger.lock().await;
         let records = ledger.catalog.state().snapshots.values();
-        records.filter(|record| record.is_bookmark()).map(Snapshot::from_record).collect()
+        let bookmarks = records.filter(|record| record.is_bookmark()).map(Snapshot::from_record);
+        bookmarks.map(|bookmark| self.as_decided(bookmark)).collect()
     }
 }

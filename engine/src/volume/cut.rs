@@ -4,7 +4,8 @@
 //! switch the epoch; open. The flushes keep deltas exact across power loss: all of the snapshot is durable at the cut.
 //!
 //! Invariants:
-//! - Before the snapshot record was submitted the deadline aborts the cut and nothing has changed.
+//! - Before the snapshot record was submitted the deadline aborts the cut and nothing has changed. So does giving up a
+//!   store that is late.
 //! - Once it was submitted the epoch switches, whatever the result: a snapshot reported as failed may reappear, exact.
 //! - The gate is never left closed.
 //! - What is in use in the snapshot is durable before the cut is reported (`maps.rs`); writes do not wait for that.
@@ -17,6 +18,7 @@ use crate::disk::{Disk, Disks};
 use crate::epoch::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
+use crate::lateness::Lateness;
 use crate::snapshot::{Snapshot, SnapshotName, SnapshotOptions};
 use crate::sync::Arc;
 use futures_util::future::{select, Either};
@@ -44,7 +46,7 @@ impl Volume {
         self.cut_observer.get().inspect(|observer| observer.writes_held());
     }
 
-    fn release_writes(&self) {
+    pub(crate) fn release_writes(&self) {
         self.gate.open();
         self.cut_observer.get().inspect(|observer| observer.writes_released());
     }
@@ -76,6 +78,7 @@ impl Volume {
     ) -> Result<Snapshot> {
         self.flush_origin(disks).await?;
         let mut ledger = deadline.bound(self.ledger.lock()).await.ok_or_else(timed_out)?;
+        self.lateness.refuse_cut()?;
         refuse_duplicate(&ledger, name)?;
         let next = self.prepare_epoch(self.size_blocks(), Keeping::Images);
         let snapshot = Snapshot {
@@ -98,8 +101,9 @@ impl Volume {
         }
         // What the catalog would refuse it refuses now, and makes its room now, while writes go on.
         ledger.catalog.prepare_append(&disks.store, &items).await?;
+        self.lateness.refuse("snapshot", snapshot.epoch)?;
         self.hold_writes();
-        if let Err(error) = self.drain_and_flush(disks, deadline).await {
+        if let Err(error) = self.lateness.for_disk(self.drain_and_flush(disks, deadline)).await {
             planted!("gate-left-closed", return Err(error));
             self.release_writes();
             self.record_failed_flush(&mut ledger, disks).await;
@@ -107,7 +111,10 @@ impl Volume {
             return Err(error);
         }
         self.cut_observer.get().inspect(|observer| observer.writes_drained());
-        let result = ledger.catalog.append(&disks.store, &items).await;
+        let Some(result) = self.append_behind_gate(&mut ledger, disks, &items).await else {
+            self.release_writes();
+            return Err(Lateness::refusal("snapshot"));
+        };
         let result = planted!("doubtful-cut-not-switched", Ok(result.inspect_err(|_| self.gate.open())?), result);
         if result.is_err() {
             // In doubt. The epoch switches, so that the snapshot is exact should it reappear.
@@ -122,8 +129,20 @@ impl Volume {
         drop(ledger);
         self.keep_map_of_cut(disks, &cut).await;
         result?;
+        self.refuse_late_cut(&snapshot)?;
         self.stats.cuts.add(1);
         Ok(snapshot)
+    }
+
+    /// The store may have been given up while the cut waited for it: then writes went on that the snapshot has to lack.
+    fn refuse_late_cut(&self, snapshot: &Snapshot) -> Result<()> {
+        match self.lateness.as_decided(snapshot.clone()).broken {
+            None => Ok(()),
+            Some((_, reason)) => {
+                let message = format!("snapshot {} broke while it was being taken: {reason}", snapshot.name);
+                Err(Error::new(ErrorKind::Broken, "snapshot", "store").saying(message))
+            }
+        }
     }
 
     /// With the gate closed: waits for origin writes in flight, then makes them durable, within the deadline.

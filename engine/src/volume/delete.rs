@@ -44,6 +44,7 @@ impl Volume {
     pub async fn snapshots(&self) -> Vec<Snapshot> {
         let ledger = self.ledger.lock().await;
         let records = ledger.catalog.state().snapshots.values();
-        records.filter(|record| !record.is_bookmark()).map(Snapshot::from_record).collect()
+        let snapshots = records.filter(|record| !record.is_bookmark()).map(Snapshot::from_record);
+        snapshots.map(|snapshot| self.as_decided(snapshot)).collect()
     }
 }

@@ -1,7 +1,6 @@
 //! Closing a volume cleanly: everything indexed, the origin's content recorded, the store marked clean.
 
 use super::Volume;
-use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
@@ -16,6 +15,10 @@ impl Volume {
         let _operation = self.operations.lock().await;
         self.refuse_closed("detach")?;
         self.restore.refuse("detach")?;
+        while self.lateness.gave_up() {
+            self.take_store_back(disks).await?;
+        }
+        let generation = self.lateness.generation();
         let flushed = self.flush_origin(disks).await;
         if !self.flush_failed.load(Ordering::SeqCst) {
             flushed?;
@@ -23,9 +26,7 @@ impl Volume {
         {
             // Background work that switches epochs closes the gate too: whoever closes it holds the ledger.
             let _ledger = self.ledger.lock().await;
-            self.gate.close();
-            let drained = self.gate.drain(&Deadline::new()).await;
-            assert!(drained, "a deadline that nobody expires does not come");
+            self.close_gate().await;
             self.closed.store(true, Ordering::Release);
             self.gate.open();
         }
@@ -47,6 +48,10 @@ impl Volume {
         items.push(Item::SampleReset);
         items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await);
         ledger.catalog.append(&disks.store, &items).await?;
+        if self.lateness.is_marked() {
+            let facts = self.facts(&ledger);
+            self.clear_late_mark(&mut ledger, disks, generation, &[facts]).await?;
+        }
         ledger
             .catalog
             .superblock_update(&disks.store, |superblock| {

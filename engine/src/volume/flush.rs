@@ -5,7 +5,7 @@
 //!   lost then, a later success would hide.
 //! - The latch is in the catalog, so that it outlives the process.
 
-use super::{BrokenElsewhere, Volume};
+use super::Volume;
 use crate::disk::{flush_since, Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
@@ -60,9 +60,14 @@ impl Volume {
     /// Passes a result on; a failed flush is in the catalog first.
     pub(crate) async fn record_if_flush_failed<D: Disk>(&self, disks: &Disks<D>, result: Result<()>) -> Result<()> {
         if matches!(&result, Err(error) if error.kind() == ErrorKind::FlushFailed) {
-            self.record_failed_flush(&mut *self.ledger.lock().await, disks).await;
+            self.record_latch(disks).await;
         }
         result
+    }
+
+    /// Writes the latch to the catalog if that is still to be done.
+    pub(crate) async fn record_latch<D: Disk>(&self, disks: &Disks<D>) {
+        self.record_failed_flush(&mut *self.ledger.lock().await, disks).await;
     }
 
     /// Writes the latch to the catalog if that is still to be done. True if it did.
@@ -82,12 +87,5 @@ impl Volume {
             ledger.in_memory(&items);
         }
         true
-    }
-
-    /// Records in the state directory what the store does not take. False where that failed, too.
-    pub(crate) fn record_elsewhere(&self, change: impl FnOnce(&mut BrokenElsewhere)) -> bool {
-        let mut elsewhere = self.elsewhere.lock().expect("no holder of this lock panics");
-        change(&mut elsewhere);
-        self.broken_log.record(&elsewhere)
     }
 }

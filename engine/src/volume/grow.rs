@@ -1,18 +1,21 @@
 //! Growing the volume and the store, while in use (mission A7).
 
+use super::seal::NO_EPOCH;
 use super::Volume;
-use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, VolumeFacts};
+use crate::lane::Lane;
+use crate::lateness::Lateness;
 use crate::sync::atomic::Ordering;
 use crate::sync::Arc;
 use crate::units::blocks_for;
 
 impl Volume {
     /// Grows the volume to the size of its origin, in bytes. Snapshots keep the size they were taken at. Returns the
-    /// new size.
-    pub async fn grow<D: Disk>(&self, disks: &Disks<D>) -> Result<u64> {
+    /// new size. `lane` is the caller's own.
+    pub async fn grow<D: Disk>(&self, lane: &Lane<D>) -> Result<u64> {
+        let disks = lane.disks();
         let _operation = self.operations.lock().await;
         self.refuse_closed("grow")?;
         self.restore.refuse("grow")?;
@@ -24,16 +27,18 @@ impl Volume {
         if after == before {
             return Ok(before);
         }
-        self.watch.is_about_to_grow(self, disks, after).await?;
+        self.watch.is_about_to_grow(lane, after).await?;
         let mut ledger = self.ledger.lock().await;
+        self.lateness.refuse("grow", NO_EPOCH)?;
         // A new epoch, because the maps of the old one end where the volume ended.
         let keeping = planted!("growth-stops-saving", crate::epoch::Keeping::Nothing, self.active_epoch().keeping);
         let (before_epoch, next) = (self.active_epoch(), self.prepare_epoch(blocks_for(after), keeping));
-        self.gate.close();
-        let drained = self.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
+        self.close_gate().await;
         let facts = VolumeFacts { size_bytes: after, active_epoch: next.number, ..ledger.catalog.state().volume };
-        let result = ledger.catalog.append(&disks.store, &[Item::Volume(facts)]).await;
+        let Some(result) = self.append_behind_gate(&mut ledger, disks, &[Item::Volume(facts)]).await else {
+            self.gate.open();
+            return Err(Lateness::refusal("grow"));
+        };
         if result.is_ok() {
             self.size_bytes.store(after, Ordering::Release);
             self.switch_epoch(&mut ledger, Arc::clone(&next));
@@ -48,7 +53,7 @@ impl Volume {
         self.active_epoch().in_use.inherit();
         result?;
         drop(ledger);
-        self.watch.has_grown(self, disks).await;
+        self.watch.has_grown(lane).await;
         Ok(after)
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Ledger {
     pub(crate) untrusted_since_cut: BTreeSet<u64>,
     /// The epoch of a snapshot whose cut has not written its map yet.
     pub(crate) cut_under_way: Option<Epoch>,
+    /// Snapshots whose maps the store may have, and the state has not.
+    pub(crate) maps_in_doubt: BTreeSet<Epoch>,
     /// What is still to be found out after an attach.
     pub(crate) common_holes: Option<CommonHoles>,
     /// Segments that lanes leave for runs, so that sealing can go on when the store is full.
@@ -70,6 +72,7 @@ impl Ledger {
             holes_runs: BTreeMap::new(),
             untrusted_since_cut: BTreeSet::new(),
             cut_under_way: None,
+            maps_in_doubt: BTreeSet::new(),
             common_holes: None,
             kept_for_runs,
         }
@@ -209,7 +212,13 @@ fn group_of(starts: &[Epoch], epoch: Epoch) -> Option<usize> {
 impl Volume {
     /// A segment for the lane: from its reserve, which is topped up ahead of need; in the steady state without
     /// waiting for the catalog.
-    pub(crate) async fn take_segment<D: Disk>(&self, disks: &Disks<D>, lane: u16) -> Result<Handed> {
+    /// Fails where it is not wanted any more when it is the caller's turn.
+    pub(crate) async fn take_segment<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        lane: u16,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Handed> {
         loop {
             let view_left = self.views.left();
             {
@@ -223,6 +232,10 @@ impl Volume {
                 }
             }
             let mut ledger = self.ledger.lock().await;
+            if !is_wanted() {
+                let message = "nothing is to be saved in this epoch any more";
+                return Err(Error::new(ErrorKind::Closed, "save old content", "store").saying(message));
+            }
             let topped_up = self.top_up_reserve(&mut ledger, disks, lane, true).await?;
             drop(ledger);
             let is_empty = self.lanes[lane as usize].reserve.lock().expect("no holder of this lock panics").is_empty();

@@ -3,12 +3,12 @@
 //! Invariants:
 //! - A snapshot's map is durable before its cut is reported, and before anything is overwritten that only the map says
 //!   nobody needs. Where it cannot be written everything counts as in use in that snapshot.
-//! - What a snapshot's map says never changes.
+//! - What a snapshot's map says never changes: where the store did not confirm it, that is settled before anybody looks.
 //! - After a crash the volume's own map has at most the holes that it had: what is untrusted counts as in use.
 
 use super::background::Activity;
 use super::ledger::Ledger;
-use super::seal::segment_items_of;
+use super::seal::{segment_items_of, NO_EPOCH};
 use super::Volume;
 use crate::disk::{Disk, Disks};
 use crate::entry::Entry;
@@ -142,7 +142,11 @@ impl Volume {
         // From here on no request takes the lock behind which the map of before is.
         cut.next.in_use.inherit();
         let holes = cut.before.in_use.holes();
-        match self.store_map(disks, Some(cut.next.number), &holes).await {
+        let kept = match self.lateness.refuse("keep an in-use map", cut.next.number) {
+            Ok(()) => self.store_map(disks, Some(cut.next.number), &holes).await,
+            late => late,
+        };
+        match kept {
             Ok(()) => self.forgo(cut, &holes).await,
             Err(error) => tracing::error!(%error, "in this snapshot everything counts as in use"),
         }
@@ -208,6 +212,8 @@ impl Volume {
         mut items: Vec<Item>,
     ) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
+        // Writes that were not recorded as made since the cut.
+        self.lateness.refuse("keep an in-use map", snapshot.unwrap_or(NO_EPOCH))?;
         let state = ledger.catalog.state();
         let of_cut = snapshot.filter(|_| run != NO_HOLES);
         // It may have broken meanwhile.
@@ -222,12 +228,27 @@ impl Volume {
             items.extend(ledger.untrusted_since_cut.iter().map(|region| self.untrusted_item(*region)));
         }
         if !items.is_empty() {
-            ledger.catalog.append(&disks.store, &items).await?;
+            let installed = ledger.catalog.append(&disks.store, &items).await;
+            ledger.maps_in_doubt.extend(map_of.filter(|_| installed.is_err()));
+            installed?;
         }
         if run == NO_HOLES {
             self.trust.guard_all(false);
         }
         ledger.may_be_dead = true;
+        Ok(())
+    }
+
+    /// Before anybody looks at the snapshot of an epoch: whether it has a map is settled for good. Fails as writing the
+    /// catalog does.
+    pub(crate) async fn settle_map<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>, epoch: Epoch) -> Result<()> {
+        if !ledger.maps_in_doubt.contains(&epoch) {
+            return Ok(());
+        }
+        if ledger.catalog.failed() {
+            ledger.catalog.compact(&disks.store).await?;
+        }
+        ledger.maps_in_doubt.clear();
         Ok(())
     }
 

@@ -17,9 +17,11 @@ mod create;
 mod cut;
 mod delete;
 mod detach;
+mod elsewhere;
 mod failure;
 mod flush;
 mod grow;
+mod late;
 mod ledger;
 pub(crate) mod maps;
 mod merge;
@@ -50,6 +52,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
 use crate::holes::Holes;
 use crate::lane::LaneShared;
+use crate::lateness::Lateness;
 use crate::run::PageCache;
 use crate::signal::Signal;
 use crate::snapshot::SnapshotPin;
@@ -58,6 +61,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Weak};
 use crate::units::{blocks_for, Epoch, SegmentIndex, BLOCK_BYTES};
 use crate::watch::Watch;
+use elsewhere::Elsewhere;
 use ledger::Ledger;
 use restore::RestoreState;
 use std::collections::BTreeMap;
@@ -116,13 +120,15 @@ pub struct Volume {
     /// Somebody waits for segments that readers of older views still hold: long readers are to leave.
     pub(crate) room_wanted: AtomicBool,
     pub(crate) stats: Counters,
+    /// Whether saves are late, and what was decided about it.
+    pub(crate) lateness: Lateness,
     /// There may be background work.
     pub(crate) work: Signal,
     /// What could not go on may try again.
     pub(crate) retry: Signal,
     pub(crate) broken_log: Box<dyn BrokenLog>,
     /// What was recorded there in this session.
-    pub(crate) elsewhere: Mutex<BrokenElsewhere>,
+    elsewhere: Mutex<Elsewhere>,
     cut_observer: OnceLock<Box<dyn CutObserver>>,
     size_bytes: AtomicU64,
     /// Epoch of the oldest whole snapshot; no image saved before it is needed. `u64::MAX` where there is none.
@@ -171,10 +177,11 @@ impl Volume {
         Epoch(self.mark_horizon.load(Ordering::SeqCst))
     }
 
-    /// Snapshots or bookmarks came or went.
+    /// Snapshots or bookmarks came or went. What broke for lateness stays broken, whatever the catalog says so far.
     pub(crate) fn set_horizons(&self, ledger: &Ledger) {
-        self.horizon.store(ledger.horizon().0, Ordering::SeqCst);
-        self.mark_horizon.store(ledger.mark_horizon().0, Ordering::SeqCst);
+        let decided = self.lateness.decided();
+        self.horizon.store(ledger.horizon().max(decided.floor()).0, Ordering::SeqCst);
+        self.mark_horizon.store(ledger.mark_horizon().max(decided.floor()).0, Ordering::SeqCst);
     }
 
     #[inline]

@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Item, RunRecord, SegmentState, SnapshotRecord, VolumeFacts, NO_HOLES};
 use crate::gate::Gate;
 use crate::in_use::InUseMap;
+use crate::lateness::Lateness;
 use crate::run::{pages_for, PageCache, Run, RunLayout, RunWriter};
 use crate::snapshot::{BrokenReason, Snapshot};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -77,6 +78,7 @@ impl Volume {
         volume.stats.records_torn.add(torn);
         volume.load_needed(disks, accept).await?;
         volume.load_live_map(disks).await?;
+        volume.elsewhere_may_be_gone();
         Ok(Arc::new(volume))
     }
 
@@ -440,6 +442,7 @@ fn assemble(mut ledger: Ledger, places: SegmentPlaces, watch: Watch, options: Op
         restore: RestoreState::new(planted!("restore-not-resumed", None, restore)),
         room_wanted: AtomicBool::new(false),
         stats: Default::default(),
+        lateness: Lateness::new(options.save_deadline),
         work: Default::default(),
         retry: Default::default(),
         broken_log: options.broken_log,

@@ -1,5 +1,6 @@
 //! What the caller decides when a store is made and a volume is opened.
 
+use crate::lateness::SaveDeadline;
 use crate::units::Epoch;
 
 /// How to make a store for an origin.
@@ -71,6 +72,10 @@ impl Default for Limits {
 pub trait BrokenLog: Send + Sync {
     /// Records durably what the store does not take, in place of what was recorded before. False where that failed.
     fn record(&self, elsewhere: &BrokenElsewhere) -> bool;
+
+    /// Removes what was recorded: the store has it now. Where that fails it stays, which does no harm to what is taken
+    /// afterwards.
+    fn clear(&self);
 }
 
 /// What was recorded in a [`BrokenLog`].
@@ -100,6 +105,8 @@ pub struct OpenOptions {
     pub broken_elsewhere: Option<BrokenElsewhere>,
     /// Where to record broken snapshots when the store fails.
     pub broken_log: Box<dyn BrokenLog>,
+    /// How long a write may wait for the store, and what happens then.
+    pub save_deadline: SaveDeadline,
     /// Bounds.
     pub limits: Limits,
 }

@@ -143,8 +143,8 @@ impl Volume {
     /// Keeps a snapshot or bookmark from being deleted.
     pub(super) async fn pinned<D: Disk>(&self, disks: &Disks<D>, name: &SnapshotName) -> Result<Arc<SnapshotPin>> {
         let pin = {
-            let ledger = self.ledger.lock().await;
-            let snapshot = ledger.snapshot(name)?;
+            let mut ledger = self.ledger.lock().await;
+            let snapshot = self.as_decided(ledger.snapshot(name)?);
             if let Some((_, reason)) = &snapshot.broken {
                 let message = format!("snapshot {name} is broken: {reason}");
                 return Err(Error::new(ErrorKind::Broken, "open snapshot", "store").saying(message));
@@ -153,6 +153,7 @@ impl Volume {
                 let message = format!("snapshot {name} is just being taken; try again");
                 return Err(Error::new(ErrorKind::Busy, "open snapshot", "volume").saying(message));
             }
+            self.settle_map(&mut ledger, disks, snapshot.epoch).await?;
             self.pin(&snapshot)
         };
         if pin.holes.get().is_none() {

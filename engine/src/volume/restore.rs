@@ -199,6 +199,11 @@ impl Volume {
             let message = format!("snapshot {name} broke while the state before was cut; the volume is as it was");
             return Err(Error::new(ErrorKind::Broken, "restore", "store").saying(message));
         }
+        // From here on no snapshot breaks because the store is late.
+        let _begins = self.lateness.restore_begins(target_epoch).map_err(|error| {
+            let message = "the store is late, and its snapshots break or may break; the volume is as it was";
+            Error::new(ErrorKind::Broken, "restore", "store").saying(message).caused_by(error)
+        })?;
         let map = ledger.catalog.state().maps.get(&target_epoch).copied().unwrap_or(NO_HOLES);
         let items = [Item::RestorePut { target_epoch, before_epoch, cursor_block: 0 }, Item::LiveMap { run: map }];
         ledger.catalog.admit(&items)?;
@@ -220,9 +225,7 @@ impl Volume {
     /// What was not in use in the target is not in use any more; then the restore begins. Whoever moves blocks looks at
     /// the map: by that of before, blocks of the target would stay behind.
     async fn take_back_map(&self, ledger: &mut Ledger, holes: &Holes) {
-        self.gate.close();
-        let drained = self.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
+        self.close_gate().await;
         if !planted!("restore-keeps-the-map") {
             self.active_epoch().in_use.replace(holes);
             self.guard_map(ledger);

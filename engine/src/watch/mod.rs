@@ -12,7 +12,10 @@
 //!   longer watched until the watch is set up anew.
 //! - The log is bounded: past a limit the origin is flushed, and what it holds then is the log. Where it cannot be
 //!   flushed the latest contents stay: an attach may then ask without reason, but never passes over a change.
-//! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves.
+//! - Whoever holds the lock of the watch waits for no save and no restore: both write watched blocks themselves. How
+//!   long they wait for the store is counted, so that nobody need count how long somebody waits for that lock.
+//! - While the store is given up for lateness watched blocks are written unlogged, and the state directory says so.
+//!   Then the watch is set up anew.
 
 mod hashes;
 mod places;
@@ -21,12 +24,12 @@ mod verify;
 pub(crate) use hashes::{read_block, read_sample};
 pub(crate) use verify::verify_origin;
 
-use crate::deadline::Deadline;
 use crate::disk::{aligned_buffer, AlignedBuffer, Disk, Disks};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
-use crate::lane::Content;
+use crate::lane::{Content, Lane};
 use crate::sync::lock::{Mutex, MutexGuard};
+use crate::sync::Arc;
 use crate::units::{blocks_for, blocks_touched, BlockIndex, BLOCK_BYTES};
 use crate::volume::Volume;
 use hashes::{hash_sectors, read_blocks, SectorHashes};
@@ -34,6 +37,7 @@ pub(crate) use places::WatchedBlocks;
 use places::{Places, WATCHED_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Contents logged of one block before the origin is flushed and the log shortened.
 const LOGGED_MAX: usize = 32;
@@ -113,21 +117,20 @@ impl Watch {
     }
 
     /// Logs the hashes that a write will leave in watched blocks. No other such write begins before the guard is
-    /// dropped, or given to [`Watch::overwritten`].
+    /// dropped, or given to [`Watch::overwritten`]. `None`: the store was given up first; the caller tests again.
     pub(crate) async fn log_overwrite<D: Disk>(
         &self,
-        volume: &Volume,
-        disks: &Disks<D>,
+        lane: &Lane<D>,
         offset: u64,
         content: &Content<'_>,
-    ) -> WatchedWrite<'_> {
+    ) -> Option<WatchedWrite<'_>> {
         let range = blocks_touched(offset, content.length_bytes());
-        let mut log = self.log.lock().await;
+        let mut log = lane.unless_given_up(self.log.lock()).await?;
         let mut coming = BTreeMap::new();
         let watched: Vec<BlockIndex> = log.contents.range(range).map(|(&block, _)| block).collect();
         let mut start_anew = false;
         for block in watched {
-            let Ok(image) = self.image_after(volume, disks, block, offset, content).await else {
+            let Ok(image) = self.image_after(lane.volume(), lane.disks(), block, offset, content).await else {
                 tracing::warn!(block, "a watched block of the origin cannot be read; it is no longer watched");
                 log.contents.remove(&block);
                 start_anew = true;
@@ -141,42 +144,35 @@ impl Watch {
             }
         }
         if log.is_long() {
-            self.shorten(volume, disks, &mut log, &coming).await;
+            self.shorten(lane, &mut log, &coming).await;
             start_anew = true;
         }
         let add = |(&block, &hashes): (&BlockIndex, &SectorHashes)| Item::WatchAdd { block, hashes };
         let items: Vec<Item> = if start_anew { log.items() } else { coming.iter().map(add).collect() };
-        record(volume, disks, &items).await;
-        log
+        record(lane, items).await;
+        Some(log)
     }
 
     /// Ends a write to watched blocks, whether or not it went well. Where it may have changed the partition table, the
     /// watch moves to where the partitions are now.
     pub(crate) async fn overwritten<D: Disk>(
         &self,
-        volume: &Volume,
-        disks: &Disks<D>,
+        lane: &Lane<D>,
         mut log: WatchedWrite<'_>,
         range: Range<BlockIndex>,
     ) {
         if log.table.range(range).next().is_none() {
             return;
         }
-        let places = Places::find(&disks.origin, log.size_bytes, log.contents.keys().copied()).await;
-        if let Err(error) = self.move_to(volume, disks, &mut log, places).await {
+        let places = Places::find(&lane.disks().origin, log.size_bytes, log.contents.keys().copied()).await;
+        if let Err(error) = self.move_to(lane, &mut log, places).await {
             tracing::error!(%error, "the partition table was written; partitions that are new are not watched");
         }
     }
 
     /// Flushes the origin, so that of every block only what it holds now can be there, and what is coming.
-    async fn shorten<D: Disk>(
-        &self,
-        volume: &Volume,
-        disks: &Disks<D>,
-        log: &mut WatchLog,
-        coming: &BTreeMap<BlockIndex, SectorHashes>,
-    ) {
-        if let Err(error) = volume.flush_origin(disks).await {
+    async fn shorten<D: Disk>(&self, lane: &Lane<D>, log: &mut WatchLog, coming: &BTreeMap<BlockIndex, SectorHashes>) {
+        if let Err(error) = lane.flush_origin().await {
             tracing::error!(%error, "the watch on the origin keeps only the latest contents");
             let share = LOGGED_MAX.min(1 + LOGGED_MORE_MAX / log.contents.len());
             for known in log.contents.values_mut() {
@@ -187,7 +183,7 @@ impl Watch {
         // A block with a single content holds just that.
         let several = log.contents.extract_if(.., |_, known| known.len() > 1);
         let several = Vec::from_iter(several.map(|(block, _)| block));
-        let mut present = read_blocks(&disks.origin, &self.key, log.size_bytes, several).await;
+        let mut present = read_blocks(&lane.disks().origin, &self.key, log.size_bytes, several).await;
         for (block, hashes) in coming {
             present.entry(*block).and_modify(|known| known.push(*hashes));
         }
@@ -195,13 +191,7 @@ impl Watch {
     }
 
     /// Watches other places from now on.
-    async fn move_to<D: Disk>(
-        &self,
-        volume: &Volume,
-        disks: &Disks<D>,
-        log: &mut WatchLog,
-        places: Places,
-    ) -> Result<()> {
+    async fn move_to<D: Disk>(&self, lane: &Lane<D>, log: &mut WatchLog, places: Places) -> Result<()> {
         let Places { blocks, table, size_bytes } = places;
         // The last block of a volume that grows gets sectors that were not looked at.
         let cut_off = (!log.size_bytes.is_multiple_of(BLOCK_BYTES as u64) && log.size_bytes != size_bytes)
@@ -213,28 +203,38 @@ impl Watch {
         if !new.is_empty() || log.contents.keys().any(is_gone) {
             if !new.is_empty() {
                 // Who is inside the gate may still write them unlogged; after this they come here first, and wait.
-                self.announce(volume, log.contents.keys().chain(&new).copied()).await;
-                volume.flush_origin(disks).await?;
-                log.contents.extend(read_blocks(&disks.origin, &self.key, size_bytes, new).await);
+                self.announce(lane, log.contents.keys().chain(&new).copied()).await?;
+                self.flush_for_all(lane).await?;
+                log.contents.extend(read_blocks(&lane.disks().origin, &self.key, size_bytes, new).await);
             }
             log.contents.retain(|block, _| !is_gone(block));
-            record(volume, disks, &log.items()).await;
-            self.announce(volume, log.contents.keys().copied()).await;
+            record(lane, log.items()).await;
+            self.announce(lane, log.contents.keys().copied()).await?;
         }
         log.table = table;
         log.size_bytes = size_bytes;
         Ok(())
     }
 
+    /// Flushes the origin. Others may wait for the background, which does this, as well.
+    async fn flush_for_all<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
+        let volume = lane.volume();
+        let flushed = volume.lateness.for_disk(volume.flush_origin_unrecorded(lane.disks())).await;
+        lane.record_if_flush_failed(flushed).await
+    }
+
     /// Tells everybody which blocks are watched. Afterwards nobody writes as of before.
-    async fn announce(&self, volume: &Volume, blocks: impl Iterator<Item = BlockIndex>) {
+    async fn announce<D: Disk>(&self, lane: &Lane<D>, blocks: impl Iterator<Item = BlockIndex>) -> Result<()> {
+        let volume = lane.volume();
         // Whoever closes the gate holds the ledger.
-        let _ledger = volume.ledger.lock().await;
-        volume.gate.close();
-        let drained = volume.gate.drain(&Deadline::new()).await;
-        assert!(drained, "a deadline that nobody expires does not come");
+        let _ledger = lane.in_time(volume.ledger.lock()).await.ok_or_else(|| {
+            let message = "the store does not answer in time";
+            Error::new(ErrorKind::TimedOut, "watch the disk", "store").saying(message)
+        })?;
+        volume.close_gate().await;
         self.blocks.replace(blocks);
         volume.gate.open();
+        Ok(())
     }
 
     /// The block as it will be after the write.
@@ -263,40 +263,84 @@ impl Watch {
         Ok(image)
     }
 
-    /// The volume is about to grow to `size_bytes`: until [`Watch::has_grown`] the last blocks of both sizes are watched.
-    pub(crate) async fn is_about_to_grow<D: Disk>(
-        &self,
-        volume: &Volume,
-        disks: &Disks<D>,
-        size_bytes: u64,
-    ) -> Result<()> {
+    /// The volume is about to grow to `size_bytes`: until [`Watch::has_grown`] the last blocks of both sizes are
+    /// watched.
+    pub(crate) async fn is_about_to_grow<D: Disk>(&self, lane: &Lane<D>, size_bytes: u64) -> Result<()> {
         let mut log = self.log.lock().await;
-        let places = Places::find(&disks.origin, size_bytes, log.contents.keys().copied()).await;
-        self.move_to(volume, disks, &mut log, places.and_the_end_of(volume.size_bytes())).await
+        let places = Places::find(&lane.disks().origin, size_bytes, log.contents.keys().copied()).await;
+        self.move_to(lane, &mut log, places.and_the_end_of(lane.volume().size_bytes())).await
     }
 
     /// The volume has grown: from now on only its new last blocks are watched.
-    pub(crate) async fn has_grown<D: Disk>(&self, volume: &Volume, disks: &Disks<D>) {
+    pub(crate) async fn has_grown<D: Disk>(&self, lane: &Lane<D>) {
         let mut log = self.log.lock().await;
-        let places = Places::find(&disks.origin, volume.size_bytes(), log.contents.keys().copied()).await;
-        if let Err(error) = self.move_to(volume, disks, &mut log, places).await {
+        let size_bytes = lane.volume().size_bytes();
+        let places = Places::find(&lane.disks().origin, size_bytes, log.contents.keys().copied()).await;
+        if let Err(error) = self.move_to(lane, &mut log, places).await {
             tracing::error!(%error, "the volume has grown; what is new of its partitions is not watched");
         }
+    }
+
+    /// After a time in which watched blocks were written unlogged: what the origin holds now is what is logged,
+    /// durably.
+    pub(crate) async fn set_up_anew<D: Disk>(&self, lane: &Lane<D>) -> Result<()> {
+        let (origin, lateness) = (&lane.disks().origin, &lane.volume().lateness);
+        let mut log = self.log.lock().await;
+        let so_far = log.contents.keys().copied();
+        let places = lateness.for_disk(Places::find(origin, log.size_bytes, so_far)).await;
+        match self.move_to(lane, &mut log, places).await {
+            // After a failed flush no other succeeds; what was watched before is watched on.
+            Err(error) if error.kind() == ErrorKind::FlushFailed => {
+                tracing::error!(%error, "partitions that are new are not watched");
+            }
+            moved => moved?,
+        }
+        let is_durable = self.flush_for_all(lane).await.is_ok();
+        let watched = log.contents.keys().copied();
+        let present = lateness.for_disk(read_blocks(origin, &self.key, log.size_bytes, watched)).await;
+        if is_durable {
+            log.contents = present;
+        } else {
+            // Older contents may come back: they stay legal.
+            log.contents.retain(|block, _| present.contains_key(block));
+            for (block, hashes) in present {
+                let known = log.contents.get_mut(&block).expect("only blocks of the log were read");
+                known.extend(hashes.into_iter().filter(|one| !known.contains(one)).collect::<Vec<_>>());
+            }
+        }
+        if record(lane, log.items()).await {
+            return Ok(());
+        }
+        let message = "the watch on the disk could not be set up anew";
+        Err(Error::new(ErrorKind::Io, "watch the disk", "store").saying(message))
     }
 }
 
 /// Makes items durable. Where the store does not take them they stay due: the next catalog record brings them along.
-/// Production does not wait for that; a crash before makes the attach ask the owner.
-async fn record<D: Disk>(volume: &Volume, disks: &Disks<D>, items: &[Item]) {
+/// Production does not wait for that; a crash before makes the attach ask the owner. Nor does it wait longer than for
+/// the store to be given up; then all of the log is written anew later. Whether the catalog has them, if the next
+/// record goes well.
+async fn record<D: Disk>(lane: &Lane<D>, items: Vec<Item>) -> bool {
     if items.is_empty() {
-        return;
+        return true;
     }
-    let mut ledger = volume.ledger.lock().await;
-    if let Err(error) = ledger.catalog.append(&disks.store, items).await {
-        tracing::error!(%error, "the watch on the origin could not be kept up");
-        // What the catalog refuses for good it would refuse from memory, too.
-        if ledger.catalog.admit(items).is_ok() {
-            ledger.in_memory(items);
+    let (volume, disks) = (Arc::clone(lane.volume()), Rc::clone(lane.disks()));
+    let generation = volume.lateness.generation();
+    let recorded = lane.errand(async move {
+        let mut ledger = volume.ledger.lock().await;
+        if volume.lateness.generation() != generation {
+            // Left behind: what is on the store may be newer by now.
+            return false;
         }
-    }
+        if let Err(error) = ledger.catalog.append(&disks.store, &items).await {
+            tracing::error!(%error, "the watch on the origin could not be kept up");
+            // What the catalog refuses for good it would refuse from memory, too.
+            if ledger.catalog.admit(&items).is_err() {
+                return false;
+            }
+            ledger.in_memory(&items);
+        }
+        true
+    });
+    recorded.await.unwrap_or(false)
 }

@@ -301,7 +301,7 @@ impl Machine {
         let added = self.random.u64(1..ORIGIN_GROWTHS_MAX * BLOCK / SECTOR) * SECTOR;
         let rig = self.rig();
         rig.disks.origin.resize(rig.volume.size_bytes() + added);
-        block_on(rig.volume.grow(&rig.disks)).expect("a larger disk");
+        block_on(rig.volume.grow(&rig.control)).expect("a larger disk");
         self.follow();
     }
 

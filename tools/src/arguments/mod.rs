@@ -11,6 +11,7 @@ pub use deltas::{Audit, Diff, DiffFormat, Export, ExportFormat, Import, ImportFo
 use crate::names::{SnapshotPath, Target, VolumeName};
 use crate::output::bytes::{parse_bytes, parse_granule_blocks, parse_segment_bytes};
 use crate::points::Point;
+use cairn_target::config::SAVE_DEADLINE_MS_RANGE;
 use cairn_target::control::api::FREEZE_TIMEOUT_MS_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -157,9 +158,33 @@ pub struct Create {
     /// What one bit of the in-use map stands for, from 4K to 256K; larger takes less memory
     #[arg(long, value_name = "SIZE", value_parser = parse_granule_blocks, default_value = "4K")]
     pub in_use_granule: u32,
+    /// How long a write may wait for the store.
+    #[command(flatten)]
+    pub save_deadline: SaveDeadline,
     /// Overwrite whatever the store holds
     #[arg(long)]
     pub force: bool,
+}
+
+/// How long a write may wait for the store, and what happens then.
+#[derive(Debug, Args)]
+pub struct SaveDeadline {
+    /// How long a write may wait for the store before that is an alarm, and --on-late says what happens [default:
+    /// 30000]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(SAVE_DEADLINE_MS_RANGE))]
+    pub save_deadline_ms: Option<u64>,
+    /// What happens when a write has waited for the store that long [default: wait]
+    #[arg(long, value_enum)]
+    pub on_late: Option<OnLate>,
+}
+
+/// What happens when a write has waited too long for the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnLate {
+    /// It goes on waiting
+    Wait,
+    /// All snapshots break, so that writes go on
+    Break,
 }
 
 /// What shows the volume to the outside.
@@ -198,6 +223,9 @@ pub struct Attach {
     /// certificate of that authority
     #[arg(long, value_name = "DIR", requires = "nbd_listen")]
     pub tls_creds: Option<PathBuf>,
+    /// How long a write may wait for the store.
+    #[command(flatten)]
+    pub save_deadline: SaveDeadline,
     /// Go on with an origin that was written while Cairn was away; older snapshots are marked broken
     #[arg(long)]
     pub accept_changed_origin: bool,

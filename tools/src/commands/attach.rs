@@ -1,6 +1,6 @@
 //! `cairn attach`: starts the process that serves a volume, and waits until it does.
 
-use crate::arguments::{Attach, Frontend};
+use crate::arguments::{Attach, Frontend, OnLate};
 use crate::context::Context;
 use crate::exit::{ExitCode, Failure, Outcome};
 use cairn_target::control::api::VolumeReport;
@@ -78,6 +78,11 @@ fn target_arguments(context: &Context, arguments: &Attach) -> Vec<String> {
     all.extend(arguments.queues.map(|queues| format!("--queues={queues}")));
     all.extend(arguments.depth.map(|depth| format!("--depth={depth}")));
     all.extend(arguments.nbd_listen.map(|address| format!("--nbd-listen={address}")));
+    all.extend(arguments.save_deadline.save_deadline_ms.map(|deadline_ms| format!("--save-deadline-ms={deadline_ms}")));
+    all.extend(arguments.save_deadline.on_late.map(|on_late| match on_late {
+        OnLate::Wait => "--on-late=wait".to_owned(),
+        OnLate::Break => "--on-late=break".to_owned(),
+    }));
     let consents = [
         (arguments.accept_changed_origin, "--accept-changed-origin"),
         (arguments.accept_other_host, "--accept-other-host"),

@@ -1,13 +1,13 @@
 //! `cairn create`: joins an origin and a store to a volume. The origin is looked at and never written.
 
-use crate::arguments::Create;
+use crate::arguments::{Create, OnLate};
 use crate::context::Context;
 use crate::discovery;
 use crate::exit::{ExitCode, Failure, Outcome};
 use crate::offline;
 use crate::output::bytes::format_bytes;
 use crate::store_file::StoreFile;
-use cairn_target::config::VolumeConfig;
+use cairn_target::config::{self, VolumeConfig};
 use serde::Serialize;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -40,6 +40,11 @@ pub fn run(context: &Context, arguments: &Create) -> Outcome {
     let mut config = VolumeConfig::new(name, &origin, &store);
     let created = offline::create(context, &config, arguments.segment_size, arguments.in_use_granule)?;
     config.store_id = Some(created.store_id);
+    config.save_deadline_ms = arguments.save_deadline.save_deadline_ms;
+    config.on_late = arguments.save_deadline.on_late.map(|on_late| match on_late {
+        OnLate::Wait => config::OnLate::Wait,
+        OnLate::Break => config::OnLate::Break,
+    });
     if let Err(error) = config.save(&context.paths, false) {
         // Nothing half done: a store without a configuration would be refused as "has data" the next time.
         offline::erase_store(&store)?;

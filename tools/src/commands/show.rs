@@ -12,7 +12,8 @@ use crate::output::table::{fields, table};
 use cairn_target::audit;
 use cairn_target::config::VolumeConfig;
 use cairn_target::control::api::{
-    AuditReport, Consistency, SnapshotList, SnapshotReport, SnapshotState, VolumeReport, VolumeState,
+    AuditReport, Consistency, OnLate, SaveDeadlineReport, SnapshotList, SnapshotReport, SnapshotState, VolumeReport,
+    VolumeState,
 };
 use cairn_target::supervise::gave_up_mark;
 use serde::Serialize;
@@ -147,6 +148,10 @@ fn attached_text(volume: &VolumeReport) -> String {
         ("origin", volume.origin.path.clone()),
         ("store", format!("{}, {size}: {used} used, {free} free", store.path)),
     ];
+    if let Some(deadline) = &volume.save_deadline {
+        lines.extend(late_line(deadline));
+        lines.push(("save deadline", format!("{} ms, then {}", deadline.deadline_ms, on_late_word(deadline.on_late))));
+    }
     lines.extend(volume.device.clone().map(|device| ("device", device)));
     lines.extend(volume.nbd_uri.clone().map(|uri| ("nbd", uri)));
     if let Some(restore) = &volume.restore {
@@ -154,6 +159,22 @@ fn attached_text(volume: &VolumeReport) -> String {
         lines.push(("restore", format!("to {}, {percent} % moved; undo: {}", restore.snapshot, restore.before)));
     }
     fields(&lines)
+}
+
+/// What an administrator has to know at once.
+fn late_line(deadline: &SaveDeadlineReport) -> Option<(&'static str, String)> {
+    if let Some(reason) = &deadline.given_up {
+        return Some(("ALARM", format!("nothing is saved: {reason}")));
+    }
+    let late_for_ms = deadline.late_for_ms?;
+    Some(("ALARM", format!("the store does not answer: a write has waited for it for {late_for_ms} ms")))
+}
+
+fn on_late_word(on_late: OnLate) -> &'static str {
+    match on_late {
+        OnLate::Wait => "writes wait",
+        OnLate::Break => "snapshots break",
+    }
 }
 
 fn snapshot_row(snapshot: &SnapshotReport) -> [String; 5] {

@@ -45,6 +45,7 @@ fn text(report: &StatsReport) -> String {
             "not in use",
             format!("{} now; {} blocks never saved for that", format_bytes(done.not_in_use_bytes), done.forgone_blocks),
         ),
+        ("store", format!("late {} times, longest wait {} ms", done.times_late, done.longest_save_wait_ms)),
         ("log records", done.records.to_string()),
         (
             "snapshots",

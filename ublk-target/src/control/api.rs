@@ -92,6 +92,29 @@ pub struct RestoreProgress {
     pub total_bytes: u64,
 }
 
+/// What is done when a write has waited for the store until the save deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLate {
+    /// It goes on waiting.
+    Wait,
+    /// The snapshots break, so that writes go on.
+    Break,
+}
+
+/// How long writes may wait for the store, and whether they wait longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveDeadlineReport {
+    /// From when on a write is late.
+    pub deadline_ms: u64,
+    /// What happens then.
+    pub on_late: OnLate,
+    /// How long the write that has waited longest has waited, where that is longer than the deadline.
+    pub late_for_ms: Option<u64>,
+    /// Why nothing is saved now and no snapshot can be taken; null while the store is used.
+    pub given_up: Option<String>,
+}
+
 /// GET /v1/volume
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeReport {
@@ -123,6 +146,9 @@ pub struct VolumeReport {
     pub snapshots: u64,
     /// A restore under way.
     pub restore: Option<RestoreProgress>,
+    /// How long writes may wait for the store; null in the answers of older targets only.
+    #[serde(default)]
+    pub save_deadline: Option<SaveDeadlineReport>,
     /// The process that serves it.
     pub process_id: u32,
     /// Since when that process serves it.
@@ -442,6 +468,12 @@ pub struct EngineReport {
     pub forgone_blocks: u64,
     /// What is not in use now.
     pub not_in_use_bytes: u64,
+    /// How often writes waited longer for the store than the save deadline.
+    #[serde(default)]
+    pub times_late: u64,
+    /// The longest that a write was seen to wait for the store.
+    #[serde(default)]
+    pub longest_save_wait_ms: u64,
 }
 
 /// What an audit found: content against what the deltas say.

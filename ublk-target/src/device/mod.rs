@@ -82,12 +82,19 @@ pub struct Device {
     size_bytes: AtomicU64,
     limits: Limits,
     flushes: Flushes,
+    blocks_submitters: bool,
 }
 
 impl Device {
     /// All flushes of the device go through here, whichever thread asks for them.
     pub fn flushes(&self) -> &Flushes {
         &self.flushes
+    }
+
+    /// Whether whoever submits a request may have to wait for others: FUSE takes the file's lock while the request is
+    /// submitted, and has it for as long as its server does not answer a flush.
+    pub fn blocks_submitters(&self) -> bool {
+        self.blocks_submitters
     }
 
     /// Opens the device at `path`. Errors name the device, who holds it, and what to do.
@@ -128,7 +135,8 @@ impl Device {
                 .caused_by(source)
         })?;
         let (size_bytes, flushes) = Default::default();
-        let device = Device { path: path.to_owned(), file, kind, size_bytes, limits, flushes };
+        let blocks_submitters = kind == DeviceKind::File && is_on_fuse(&file);
+        let device = Device { path: path.to_owned(), file, kind, size_bytes, limits, flushes, blocks_submitters };
         device.refresh_size()?;
         Ok(device)
     }
@@ -194,6 +202,11 @@ pub fn kind_of(path: &Path) -> Result<DeviceKind> {
         _ => Err(Error::new(ErrorKind::Invalid, "open", path.display().to_string())
             .saying("this is neither a block device nor a regular file; name one of those")),
     }
+}
+
+fn is_on_fuse(file: &File) -> bool {
+    const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+    rustix::fs::fstatfs(file).is_ok_and(|filesystem| filesystem.f_type as u64 == FUSE_SUPER_MAGIC)
 }
 
 fn open_error(path: &Path, kind: DeviceKind, errno: rustix::io::Errno) -> Error {

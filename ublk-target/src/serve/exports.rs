@@ -9,6 +9,14 @@ impl<D: Disk> Service for VolumeExport<D> {
     async fn tick(&self) -> Result<()> {
         self.lane().tick().await
     }
+
+    async fn run_errands(&self) {
+        self.lane().run_errands().await;
+    }
+
+    fn has_errands(&self) -> bool {
+        self.lane().has_errands()
+    }
 }
 
 impl<D: Disk> Service for SnapshotExport<D> {

@@ -5,11 +5,12 @@
 //! - What an answer says of a snapshot's device is what the kernel has.
 
 use super::deltas::Hold;
+use super::sight::Sight;
 use super::worker::Worker;
 use crate::control::api::{
     ChangesPage, CheckReport, Consistency, DetachReport, EngineReport, ExposeReport, FindingReport, Frontend,
-    GrowReport, GrowRequest, OriginReport, RestoreProgress, RestoreReport, Severity, SnapshotList, SnapshotReport,
-    StatsReport, StoreReport, VolumeReport, VolumeState,
+    GrowReport, GrowRequest, OnLate, OriginReport, RestoreProgress, RestoreReport, SaveDeadlineReport, Severity,
+    SnapshotList, SnapshotReport, StatsReport, StoreReport, VolumeReport, VolumeState,
 };
 use crate::control::timestamp::Timestamp;
 use crate::control::{ChangesQuery, ControlHandler};
@@ -20,6 +21,7 @@ use crate::run_state::Exposed;
 use cairn_engine::deadline::Deadline;
 use cairn_engine::disk::AlignedBuffer;
 use cairn_engine::error::{Error, ErrorKind, Result};
+use cairn_engine::lateness::{self, LatenessReport, SaveDeadline};
 use cairn_engine::snapshot::{self, Snapshot, SnapshotName, SnapshotOptions};
 use cairn_engine::units::BLOCK_BYTES;
 use cairn_engine::volume::CheckOptions;
@@ -76,9 +78,8 @@ impl Worker {
         })
     }
 
-    async fn restore_report(&self) -> Option<RestoreProgress> {
+    fn restore_report(&self, snapshots: &[Snapshot]) -> Option<RestoreProgress> {
         let progress = self.volume.restore_progress()?;
-        let snapshots = self.volume.snapshots().await;
         let name_of = |epoch| {
             let named = snapshots.iter().find(|snapshot| snapshot.epoch == epoch);
             named.map(|snapshot| snapshot.name.to_string()).unwrap_or_default()
@@ -89,6 +90,19 @@ impl Worker {
             done_bytes: progress.cursor_block * BLOCK_BYTES as u64,
             total_bytes: self.volume.size_bytes(),
         })
+    }
+
+    fn save_deadline_report(&self, lateness: &LatenessReport) -> SaveDeadlineReport {
+        let SaveDeadline { deadline_ms, on_late } = self.config.save_deadline();
+        SaveDeadlineReport {
+            deadline_ms,
+            on_late: match on_late {
+                lateness::OnLate::Wait => OnLate::Wait,
+                lateness::OnLate::Break => OnLate::Break,
+            },
+            late_for_ms: lateness.late_for_ms,
+            given_up: lateness.given_up.clone(),
+        }
     }
 
     async fn grow_store(&self, store_bytes: u64) -> Result<()> {
@@ -126,8 +140,8 @@ impl ControlHandler for Worker {
     type Hold = Hold;
 
     async fn volume(&self) -> Result<VolumeReport> {
-        let stats = self.volume.stats().await;
-        let snapshots = self.volume.snapshots().await;
+        let Sight { stats, snapshots, .. } = self.sight().await;
+        let lateness = self.volume.lateness();
         let broken: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| snapshot.broken.is_some()).collect();
         let of_snapshots = broken.first().map(|first| {
             let why = first.broken.as_ref().map(|(_, reason)| reason.as_str()).unwrap_or_default();
@@ -138,7 +152,15 @@ impl ControlHandler for Worker {
              --clear-failed-flush"
                 .to_owned()
         });
-        let reasons: Vec<String> = of_disk.into_iter().chain(of_snapshots).collect();
+        let waiting =
+            |late_for_ms| format!("the store does not answer: a write has waited for it for {late_for_ms} ms");
+        let of_store = lateness.given_up.clone().or_else(|| lateness.late_for_ms.map(waiting));
+        let reasons: Vec<String> = of_disk.into_iter().chain(of_store).chain(of_snapshots).collect();
+        let state = match (reasons.is_empty(), &lateness.given_up) {
+            (true, _) => VolumeState::Whole,
+            (false, None) => VolumeState::Degraded,
+            (false, Some(_)) => VolumeState::Broken,
+        };
         let free_bytes = stats.segments_free * stats.segment_bytes;
         let store_bytes = self.devices.store.size_bytes();
         let origin = &self.devices.origin;
@@ -158,25 +180,26 @@ impl ControlHandler for Worker {
                 used_bytes: store_bytes.saturating_sub(free_bytes),
                 free_bytes,
             },
-            state: if reasons.is_empty() { VolumeState::Whole } else { VolumeState::Degraded },
+            state,
             state_reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             frontend: if self.by_ublk { Frontend::Ublk } else { Frontend::Nbd },
             device: self.by_ublk.then(|| self.paths.device_link().display().to_string()),
             nbd_uri: (!self.by_ublk).then(|| unix_uri(&self.paths.nbd_socket(), &self.config.name)),
             clients: u64::from(self.sessions.count(&self.config.name)),
             snapshots: snapshots.len() as u64,
-            restore: self.restore_report().await,
+            restore: self.restore_report(&snapshots),
+            save_deadline: Some(self.save_deadline_report(&lateness)),
             process_id: std::process::id(),
             attached_at: Timestamp::from_unix_ms(self.attached_unix_ms),
         })
     }
 
     async fn snapshots(&self) -> Result<SnapshotList> {
-        let snapshots = self.volume.snapshots().await;
+        let Sight { snapshots, bookmarks, .. } = self.sight().await;
         Ok(SnapshotList {
             volume: self.config.name.clone(),
             snapshots: snapshots.iter().map(|snapshot| self.snapshot_report(snapshot)).collect(),
-            bookmarks: self.volume.bookmarks().await.iter().map(|one| self.snapshot_report(one)).collect(),
+            bookmarks: bookmarks.iter().map(|one| self.snapshot_report(one)).collect(),
         })
     }
 
@@ -197,6 +220,7 @@ impl ControlHandler for Worker {
         let deadline = Deadline::new();
         let cut = self.volume.snapshot(&self.disks, &name, options, &deadline);
         let snapshot = with_limit(limit.unwrap_or(CUT_LIMIT), deadline.clone(), cut).await?;
+        self.look().await;
         Ok(self.snapshot_report(&snapshot))
     }
 
@@ -210,7 +234,9 @@ impl ControlHandler for Worker {
         match keep_bookmark {
             true => self.volume.bookmark(&self.disks, &name).await.map(|_| ()),
             false => self.volume.delete(&self.disks, &name).await,
-        }
+        }?;
+        self.look().await;
+        Ok(())
     }
 
     async fn changes(&self, query: ChangesQuery) -> Result<ChangesPage> {
@@ -264,6 +290,7 @@ impl ControlHandler for Worker {
         let deadline = Deadline::new();
         let restore = self.volume.restore(&self.disks, &snapshot, &before, options, &deadline);
         with_limit(CUT_LIMIT, deadline.clone(), restore).await?;
+        self.look().await;
         Ok(RestoreReport { restored: snapshot.to_string(), before: before.to_string() })
     }
 
@@ -275,14 +302,14 @@ impl ControlHandler for Worker {
         let mut notice = None;
         if request.volume {
             self.devices.origin.refresh_size()?;
-            let size_bytes = self.volume.grow(&self.disks).await?;
+            let size_bytes = self.volume.grow(&self.lane).await?;
             notice = self.off_thread(move |devices| devices.grow(size_bytes)).await?;
         }
         Ok(GrowReport { size_bytes: self.volume.size_bytes(), store_bytes: self.devices.store.size_bytes(), notice })
     }
 
     async fn stats(&self) -> Result<StatsReport> {
-        let stats = self.volume.stats().await;
+        let (Sight { stats, .. }, lateness) = (self.sight().await, self.volume.lateness());
         let (paths, store_id) = (self.paths.clone(), self.identity.store_id);
         let audit = self.off_thread(move |_| crate::audit::last_report(&paths, store_id)).await;
         Ok(StatsReport {
@@ -303,6 +330,8 @@ impl ControlHandler for Worker {
                 snapshots_broken: stats.snapshots_broken,
                 forgone_blocks: stats.blocks_forgone,
                 not_in_use_bytes: self.volume.holes_now().blocks() * BLOCK_BYTES as u64,
+                times_late: lateness.times_late,
+                longest_save_wait_ms: lateness.longest_wait_ms,
             },
             cut_pauses: self.stats.cut_pauses(),
             cut_drains: self.stats.cut_drains(),

@@ -14,6 +14,8 @@ mod exports;
 mod handler;
 mod nbd_thread;
 mod open;
+mod sight;
+mod timekeeper;
 mod worker;
 
 use crate::config::{Frontend, VolumeConfig};
@@ -135,8 +137,9 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         recorder: stats.recorder(),
         stop: stopped.clone(),
     };
-    let nbd = service.start()?;
+    let last_seen = std::cell::RefCell::new(sight::Sight::of(&volume).await);
     let worker = Rc::new(Worker {
+        last_seen,
         config: config.clone(),
         paths: volume_paths.clone(),
         lane: Rc::new(Lane::new(volume.clone(), CONTROL_LANE, disks.clone())),
@@ -148,15 +151,17 @@ async fn start(options: &ServeOptions, ring: OwnRing) -> Result<(Rc<Worker>, Pri
         stats,
         by_ublk,
         sessions,
-        nbd: std::cell::RefCell::new(Some(nbd)),
+        nbd: std::cell::RefCell::default(),
         stop,
         attached_unix_ms: crate::process::now_unix_ms(),
         background: Default::default(),
         administration: Default::default(),
         _lock: lock,
     });
-    // From here on the volume may be written, and saving needs the background work.
+    // From here on the volume may be written, and saving needs the background work and the time.
+    timekeeper::start(worker.volume.clone(), config.save_deadline())?;
     worker.start_background();
+    worker.nbd.replace(Some(service.start()?));
     start_block_devices(&worker, left, left_device, queues, config.queue_depth()).await?;
     let control = PrivateListener::bind(&volume_paths.control_socket())?;
     let ready = Ready {

@@ -51,7 +51,8 @@ impl NbdService {
             let lane = Rc::new(Lane::new(self.volume, self.lane, disks));
             let source = Rc::new(VolumeSource::new(&self.name, lane.clone(), self.read_write, self.recorder));
             let serving = serve(source, self.listeners, self.sessions, self.stop.clone());
-            let (served, ()) = tokio::join!(serving, tick(lane, self.stop));
+            let (served, (), ()) =
+                tokio::join!(serving, tick(lane.clone(), self.stop.clone()), run_errands(lane, self.stop));
             served
         });
         match served {
@@ -60,6 +61,15 @@ impl NbdService {
             Err(error) => panic!("the NBD server has no ring: {error}"),
         }
     }
+}
+
+/// Goes on with what requests left behind, to its end.
+async fn run_errands(lane: Rc<Lane<ServedDisk<OwnRing>>>, stop: Stop) {
+    tokio::select! {
+        () = stop.raised() => {}
+        _ = lane.run_errands() => {}
+    }
+    lane.finish_errands().await;
 }
 
 /// Housekeeping of the lane, once a second; never interrupted in the middle.

@@ -70,8 +70,8 @@ impl Devices {
 
     /// Disks for the calling thread, on its ring.
     pub fn disks<R: Ring + Clone>(&self, ring: R) -> Rc<Disks<ServedDisk<R>>> {
-        let origin = UringDisk::new(self.origin.clone(), ring.clone());
-        let store = UringDisk::new(self.store.clone(), ring);
+        let store = UringDisk::new(self.store.clone(), ring.for_another_device());
+        let origin = UringDisk::new(self.origin.clone(), ring);
         #[cfg(feature = "crash-at")]
         let (origin, store) = (ServedDisk::new(origin, "origin"), ServedDisk::new(store, "store"));
         Rc::new(Disks { origin, store })
@@ -110,12 +110,14 @@ pub async fn open_volume(
         accept,
         broken_elsewhere: mark.read(),
         broken_log: Box::new(mark.clone()),
+        save_deadline: config.save_deadline(),
         limits: Limits::default(),
     };
-    let had_mark = options.broken_elsewhere.is_some();
+    let found = options.broken_elsewhere.clone();
     let volume = Volume::open(&disks, options).await.map_err(|error| with_devices(error, config))?;
-    if had_mark {
-        mark.clear();
+    // Not what was recorded only now, because the store failed once more.
+    if found.is_some() && mark.read() == found {
+        mark.remove();
     }
     Ok((volume, disks, identity))
 }

@@ -6,6 +6,7 @@
 
 use super::block_devices::BlockDevices;
 use super::open::{Devices, ServedDisk, StoreIdentity};
+use super::sight::Sight;
 use crate::config::VolumeConfig;
 use crate::control;
 use crate::nbd::Sessions;
@@ -41,6 +42,8 @@ pub(super) struct Worker {
     pub nbd: RefCell<Option<JoinHandle<()>>>,
     pub stop: StopSwitch,
     pub attached_unix_ms: u64,
+    /// What the ledger said last: it cannot be asked while its holder waits for the store.
+    pub last_seen: RefCell<Sight>,
     /// Held during each step of background work.
     pub background: tokio::sync::Mutex<()>,
     /// Held by what starts or stops devices, restores, or ends the attachment.
@@ -68,6 +71,8 @@ impl Worker {
     pub fn start_background(self: &Rc<Self>) {
         tokio::task::spawn_local(self.clone().work_in_background());
         tokio::task::spawn_local(self.clone().tick());
+        let lane = self.lane.clone();
+        tokio::task::spawn_local(async move { lane.run_errands().await });
     }
 
     async fn work_in_background(self: Rc<Self>) {

@@ -1,11 +1,13 @@
-//! A queue thread: its ring, one task a tag, one that listens for other threads, one that ticks.
+//! A queue thread: its ring, one task a tag, one that listens for other threads, one that ticks, one for what requests
+//! left behind.
 //!
 //! Invariants:
 //! - A tag's buffer belongs to the kernel from fetch to request and from commit to the next request, to its task in
 //!   between.
 //! - Only a completion that says so is a request: after any other a tag's descriptor is one of an earlier request.
 //! - All queues begin to fetch together: the driver cannot recover a device of which some queues were served and some not.
-//! - The thread ends only when every tag's task has ended and no tick is under way, so no I/O is left behind.
+//! - The thread ends only when every tag's task has ended, no tick is under way and requests left nothing behind, so no
+//!   I/O is.
 
 #![allow(unsafe_code)]
 
@@ -58,15 +60,17 @@ pub fn run_queue<F: ServiceFactory>(
         tags.push(executor.spawn(notifier.wrap(task)));
     }
     let ticking = Rc::new(Cell::new(false));
-    let ticks = executor.spawn(notifier.wrap(tick(service, ticking.clone())));
+    let ticks = executor.spawn(notifier.wrap(tick(service.clone(), ticking.clone())));
+    let runner = service.clone();
+    let errands = executor.spawn(notifier.wrap(async move { runner.run_errands().await }));
     let wakes = executor.spawn(notifier.wrap(listen(notifier.clone())));
     let driver = executor.clone();
     let result = smol::block_on(executor.run(async move {
         let run_tasks = || while driver.try_tick() {};
-        let done = || tags.iter().all(|task| task.is_finished()) && !ticking.get();
+        let done = || tags.iter().all(|task| task.is_finished()) && !ticking.get() && !service.has_errands();
         wait_and_handle_io_events(&channel, None, run_tasks, done).await
     }));
-    drop((ticks, wakes));
+    drop((ticks, wakes, errands));
     result
 }
 

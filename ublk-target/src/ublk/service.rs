@@ -18,6 +18,16 @@ use std::os::fd::RawFd;
 pub trait Service: Export {
     /// Called about once a second.
     async fn tick(&self) -> Result<()>;
+
+    /// Goes on with what requests left behind, for ever; run as a task of its own.
+    async fn run_errands(&self) {
+        std::future::pending().await
+    }
+
+    /// Whether requests left something behind that is not done.
+    fn has_errands(&self) -> bool {
+        false
+    }
 }
 
 /// Makes the service of each queue, on that queue's own thread.

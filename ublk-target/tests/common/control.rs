@@ -91,6 +91,12 @@ impl ControlHandler for Memory {
             clients: 0,
             snapshots: self.snapshots.borrow().len() as u64,
             restore: None,
+            save_deadline: Some(SaveDeadlineReport {
+                deadline_ms: 30_000,
+                on_late: OnLate::Wait,
+                late_for_ms: None,
+                given_up: None,
+            }),
             process_id: 4711,
             attached_at: Timestamp::from_unix_ms(1_795_262_400_000),
         })

@@ -85,6 +85,8 @@ impl BrokenLog for NoLog {
     fn record(&self, _elsewhere: &BrokenElsewhere) -> bool {
         false
     }
+
+    fn clear(&self) {}
 }
 
 async fn open_volume(disks: &Disks<MemoryDisk>) -> Arc<Volume> {
@@ -107,6 +109,7 @@ async fn open_volume(disks: &Disks<MemoryDisk>) -> Arc<Volume> {
         accept: Default::default(),
         broken_elsewhere: None,
         broken_log: Box::new(NoLog),
+        save_deadline: Default::default(),
         limits: Limits::default(),
     };
     Volume::open(disks, options).await.expect("opens")

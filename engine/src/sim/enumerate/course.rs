@@ -347,7 +347,7 @@ impl Runner<'_> {
         let mut grown = self.oracle.clone();
         grown.extend(&[0; BLOCK_BYTES]);
         self.enter_phase_of(vec![self.oracle.clone(), grown.clone()]);
-        block_on(self.attached().volume.grow(&self.machine.disks)).map_err(failed)?;
+        block_on(self.attached().volume.grow(&self.attached().control)).map_err(failed)?;
         self.oracle = grown;
         Ok(End::Done)
     }

@@ -12,7 +12,7 @@ use super::trouble::{Latch, Mark};
 use super::History;
 use crate::disk::Disks;
 use crate::error::{Error, ErrorKind};
-use crate::sim::{Crash, SimDisk};
+use crate::sim::{Crash, Effect, Fault, SimDisk};
 use crate::volume::{Accept, Activity};
 
 /// Attaches that may fail in a row.
@@ -99,7 +99,9 @@ impl History {
         for (device, faults) in
             [(inject::Device::Origin, disks.origin.faults()), (inject::Device::Store, disks.store.faults())]
         {
-            let loud = faults.into_iter().filter(|fault| !fault.effect.is_silent());
+            // Nobody tells an attach that waits for ever from one that takes long.
+            let is_loud = |fault: &Fault| !fault.effect.is_silent() && fault.effect != Effect::Stall;
+            let loud = faults.into_iter().filter(is_loud);
             carried.extend(loud.map(|fault| inject::Injection { device, fault }));
         }
         if self.random.bool() {

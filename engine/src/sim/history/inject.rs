@@ -141,6 +141,9 @@ fn region(plan: &Plan, random: &mut fastrand::Rng) -> Range<u64> {
 impl History {
     /// A device gets a fault.
     pub(super) fn inject(&mut self) {
+        if self.plan.stalls && self.random.bool() {
+            return self.stall();
+        }
         let Some(kind) = choose_kind(&self.plan, &mut self.random) else { return };
         if kind == FaultKind::Rot {
             return self.rot();
@@ -195,5 +198,6 @@ impl History {
         let disks = self.context().disks;
         disks.origin.clear_faults();
         disks.store.clear_faults();
+        disks.store.release();
     }
 }

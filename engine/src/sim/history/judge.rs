@@ -83,7 +83,9 @@ impl Context {
     /// Whether a control operation may fail like this.
     pub(super) fn excused(&self, kind: ErrorKind) -> bool {
         self.shared.trouble.absorb(&self.disks);
-        (self.tight_store && kind == ErrorKind::NoSpace) || self.shared.trouble.ever()
+        // A store that is full refuses, or breaks what is just being looked at.
+        let is_of_full_store = matches!(kind, ErrorKind::NoSpace | ErrorKind::Broken);
+        (self.tight_store && is_of_full_store) || self.shared.trouble.ever()
     }
 
     /// Whether a snapshot may be broken for this reason.

@@ -6,9 +6,11 @@
 use super::operations::Context;
 use super::plan::Plan;
 use super::shared::Shared;
+use super::stalls;
 use crate::disk::Disks;
 use crate::error::Error;
 use crate::lane::Lane;
+use crate::lateness::{OnLate, SaveDeadline};
 use crate::sim::executor::block_on;
 use crate::sim::rig::{create_options, open_options};
 use crate::sim::{Crash, Scheduler, SimDisk};
@@ -87,6 +89,9 @@ impl Machine {
         let had_mark = shared.state.recorded().is_some();
         let mut options = open_options(plan.lanes + 1, plan.limits, &shared.state);
         options.accept = accept;
+        if plan.stalls {
+            options.save_deadline = SaveDeadline { deadline_ms: stalls::DEADLINE_MS, on_late: OnLate::Break };
+        }
         let disks = Rc::clone(&host.disks);
         let open = host.scheduler.spawn("open", async move { Volume::open(&disks, options).await });
         if let Some(steps) = stop_after {
@@ -116,12 +121,17 @@ impl Machine {
             tight_store: plan.tight_store,
         };
         host.scheduler.spawn("background", work_in_background(context.clone()));
+        if plan.stalls {
+            stalls::run_errands(&mut host.scheduler, &context);
+        }
         Recovery::Done(Machine { host, context })
     }
 
     /// Detaches; the host goes on without the volume.
     pub(super) fn detach(self) -> (Host, Result<(), Error>) {
         let Machine { mut host, context } = self;
+        // A store that stalled would keep the detach, and nobody hears of it.
+        context.disks.store.release();
         let close = host.scheduler.spawn("close", async move { context.volume.close(&context.disks, 0).await });
         let result = host.scheduler.run_until(&close);
         while host.scheduler.step() {}

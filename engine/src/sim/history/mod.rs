@@ -17,6 +17,7 @@ mod operations;
 mod plan;
 mod restoring;
 mod shared;
+mod stalls;
 mod trouble;
 mod turns;
 
@@ -99,6 +100,11 @@ struct History {
     /// Ticks in a row that brought no operation to its end, and how many had ended at the last of them.
     rescues: u32,
     ended_seen: u64,
+    /// How many of these ticks the store has stalled.
+    stalled_ticks: u32,
+    /// Ticks since a request of production began, and how many had begun by then.
+    waited_ticks: u32,
+    production_seen: u64,
 }
 
 impl History {
@@ -129,6 +135,9 @@ impl History {
             restore_in_doubt: false,
             rescues: 0,
             ended_seen: 0,
+            stalled_ticks: 0,
+            waited_ticks: 0,
+            production_seen: 0,
         };
         history.come_up(disks, None, None);
         history

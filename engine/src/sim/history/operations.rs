@@ -75,6 +75,7 @@ impl Context {
         };
         let began = self.began();
         let lane = &self.lanes[lane];
+        self.shared.production_begins();
         let result = match (manner, change) {
             (Manner::Write { durable }, Change::Stamp(write)) => {
                 let mut data = aligned_buffer(length_bytes as usize);
@@ -86,6 +87,7 @@ impl Context {
             }
             _ => lane.discard(offset_bytes, length_bytes).await,
         };
+        self.shared.production.set(self.shared.production.get() - 1);
         let durable = matches!(manner, Manner::Write { durable: true } | Manner::Zeroes { durable: true, .. });
         self.shared.oracle.borrow_mut().end_change(ticket, result.is_ok(), durable);
         let targets: &[FaultTarget] = match manner {
@@ -119,7 +121,9 @@ impl Context {
         let number = self.shared.begin(&format!("lane {lane} flush"));
         let ticket = self.shared.oracle.borrow_mut().start_flush();
         let began = self.began();
+        self.shared.production_begins();
         let result = self.lanes[lane].flush().await;
+        self.shared.production.set(self.shared.production.get() - 1);
         self.judge_flush("flush", began, &result);
         // What an earlier failure dropped no flush brings back, not even where nobody knows of the failure any more.
         let kept = result.is_ok() && !self.shared.trouble.forsaken();
@@ -130,6 +134,7 @@ impl Context {
     /// What a frontend does once a second.
     pub(super) async fn tick(self) {
         let number = self.shared.begin("tick");
+        self.keep_time();
         for lane in self.lanes.iter() {
             let began = self.began();
             if let Err(error) = lane.tick().await {
@@ -154,7 +159,7 @@ impl Context {
         if let Err(error) = &result {
             self.note_latch(error);
             let allowed = match error.kind() {
-                ErrorKind::TimedOut => deadline.expired(),
+                ErrorKind::TimedOut => deadline.expired() || self.shared.trouble.store_ever(),
                 ErrorKind::Busy => true,
                 ErrorKind::FlushFailed => self.excused(ErrorKind::FlushFailed),
                 kind => self.excused(kind),
@@ -381,7 +386,7 @@ impl Context {
     /// Makes the volume as large as its origin.
     pub(super) async fn grow(self) {
         let number = self.shared.begin("grow");
-        let result = self.volume.grow(&self.disks).await;
+        let result = self.volume.grow(self.lanes.last().expect("the last is the background's")).await;
         result.as_ref().err().inspect(|error| self.note_latch(error));
         let kind = result.as_ref().err().map(Error::kind);
         if kind.is_some_and(|kind| kind != ErrorKind::Busy && !self.excused(kind)) {

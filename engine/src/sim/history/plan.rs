@@ -144,6 +144,8 @@ pub struct Plan {
     pub faults: Vec<FaultKind>,
     /// The state directory takes nothing.
     pub state_fails: bool,
+    /// The store may stall, and then snapshots break so that writes go on.
+    pub stalls: bool,
     weights: Vec<(Kind, u32)>,
 }
 
@@ -175,7 +177,7 @@ impl Plan {
             // From nothing to more than is needed.
             bitmap_bytes: (spill_entries % 4) << 18,
         };
-        Plan {
+        let mut plan = Plan {
             segment_bytes: (64 << 10) << random.u8(0..3),
             lanes: random.u16(1..=4),
             depth: random.usize(1..=10),
@@ -186,10 +188,13 @@ impl Plan {
             pace: random.usize(1..=24),
             faults: faults(&mut random),
             state_fails: random.u8(0..4) == 0,
+            stalls: false,
             weights: weights(&mut random),
             origin,
             store,
-        }
+        };
+        plan.stalls = !plan.faults.is_empty() && random.u8(0..4) == 0;
+        plan
     }
 
     /// Whether the store may be damaged without a word.

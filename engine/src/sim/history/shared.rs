@@ -35,6 +35,12 @@ pub(super) struct Shared {
     pub(super) deleting: Cell<usize>,
     /// Operations that were launched and have not ended.
     pub(super) underway: Cell<usize>,
+    /// Requests of production under way.
+    pub(super) production: Cell<usize>,
+    /// How many there were so far.
+    pub(super) production_begun: Cell<u64>,
+    /// The time that the volume was told last.
+    pub(super) told_ms: Cell<u64>,
     /// Operations that were launched and have ended.
     pub(super) ended: Cell<u64>,
     /// How background work last failed, if it has done nothing since.
@@ -58,6 +64,9 @@ impl Shared {
             busy: RefCell::default(),
             deleting: Cell::new(0),
             underway: Cell::new(0),
+            production: Cell::new(0),
+            production_begun: Cell::new(0),
+            told_ms: Cell::new(0),
             ended: Cell::new(0),
             background_failure: Cell::new(None),
             journal: RefCell::default(),
@@ -89,6 +98,12 @@ impl Shared {
         self.operations.get()
     }
 
+    /// A request of production begins.
+    pub(super) fn production_begins(&self) {
+        self.production.set(self.production.get() + 1);
+        self.production_begun.set(self.production_begun.get() + 1);
+    }
+
     /// It ended.
     pub(super) fn end(&self, number: u64, result: &str) {
         self.note(format!("   {number} -> {result}"));
@@ -98,6 +113,7 @@ impl Shared {
     pub(super) fn forget_underway(&self) {
         self.underway.set(0);
         self.deleting.set(0);
+        self.production.set(0);
         self.busy.borrow_mut().clear();
     }
 

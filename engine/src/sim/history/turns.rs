@@ -4,6 +4,7 @@
 //! - An operation ends by what the engine and its frontend do, ticks included; or it waits for the store because nothing
 //!   can record that snapshots are broken, and ends when the store is repaired.
 
+use super::stalls;
 use super::History;
 use crate::sim::executor::Handle;
 
@@ -30,6 +31,15 @@ impl History {
         let ended = self.shared.ended.get();
         self.rescues = if ended == self.ended_seen { self.rescues + 1 } else { 1 };
         self.ended_seen = ended;
+        let is_stalled = self.context().disks.store.hanging() > 0;
+        self.stalled_ticks = if is_stalled && self.rescues > 1 { self.stalled_ticks + 1 } else { 0 };
+        let begun = self.shared.production_begun.get();
+        let is_joined = std::mem::replace(&mut self.production_seen, begun) != begun;
+        self.waited_ticks = if is_joined { 0 } else { self.waited_ticks + 1 };
+        if self.stalled_ticks > stalls::TICKS_MAX {
+            self.judge_stall();
+            (self.rescues, self.stalled_ticks) = (0, 0);
+        }
         if self.rescues > RESCUES_MAX {
             let store_fails = !self.context().disks.store.faults().is_empty();
             if !self.shared.state.is_failing() || !store_fails {
