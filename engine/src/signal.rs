@@ -73,13 +73,15 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// One step of the loop, some hundred nanoseconds of work.
-    pub async fn step(&mut self) {
+    /// One step of the loop, some hundred nanoseconds of work. True where others had their turn.
+    pub async fn step(&mut self) -> bool {
         self.steps += 1;
-        if self.steps == STEPS_IN_A_TURN {
-            self.steps = 0;
-            yield_now().await;
+        if self.steps < STEPS_IN_A_TURN {
+            return false;
         }
+        self.steps = 0;
+        yield_now().await;
+        true
     }
 }
 

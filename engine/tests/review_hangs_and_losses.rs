@@ -7,7 +7,7 @@ use cairn_engine::lane::Lane;
 use cairn_engine::signal::yield_now;
 use cairn_engine::sim::rig::{create_options, open_options, snapshot_name, snapshot_options, Rig, StateDirectory};
 use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, Scheduler, SimDisk, SimDiskOptions};
-use cairn_engine::volume::{create, inspect, CreateOptions, Limits, Volume};
+use cairn_engine::volume::{create, inspect, Activity, CreateOptions, Limits, Volume};
 use std::rc::Rc;
 
 const SEGMENT_BYTES: u32 = 64 << 10;
@@ -340,4 +340,48 @@ fn a_store_that_fails_for_long_during_a_restore_does_not_run_out_of_segments() {
         rig.work().expect("the store works again");
     }
     assert!(rig.volume.restore_progress().is_none(), "the restore has ended");
+}
+
+#[test]
+fn a_long_merge_keeps_no_write_waiting_for_memory() {
+    let mut unhindered = 0;
+    for seed in 0..3 {
+        let rig = rig(64 << 20, 1 << 30, Limits::default());
+        for epoch in 0..6 {
+            rig.snapshot(&format!("s{epoch}")).expect("no fault");
+            rig.write(1 << 20, 48 << 20, epoch + 1).expect("no fault");
+        }
+        // A run for each epoch, and nothing merged yet.
+        block_on(rig.volume.close(&rig.disks, 0)).expect("no fault");
+        let limits = Limits { spill_entries: 128, entries_max: 256, ..Limits::default() };
+        let disks = rig.crash(seed, Crash::Process);
+        let rig = Rc::new(Rig::attach(disks, limits, StateDirectory::default()).expect("it was detached"));
+        let mut scheduler = Scheduler::new(seed);
+        scheduler.drive(&rig.disks.origin);
+        scheduler.drive(&rig.disks.store);
+        let context = Rc::clone(&rig);
+        scheduler.spawn("background", async move {
+            loop {
+                let more = context.volume.background_listener();
+                if !context.volume.background_step(&context.control).await.expect("no fault") {
+                    more.await;
+                }
+            }
+        });
+        while rig.volume.background_activity() != Activity::Merging {
+            assert!(scheduler.step(), "there is something to merge");
+        }
+        let context = Rc::clone(&rig);
+        let writer = scheduler.spawn("writer", async move {
+            let mut data = aligned_buffer(64 << 10);
+            data.fill(9);
+            for offset_bytes in (56 << 20..58 << 20).step_by(64 << 10) {
+                context.lane.write(offset_bytes, &data, false).await.expect("no fault");
+            }
+            context.volume.stats().await.merges
+        });
+        unhindered += u32::from(scheduler.run_until(&writer) == 0);
+        scheduler.kill();
+    }
+    assert!(unhindered > 0, "all waited for the merge to end");
 }

@@ -5,6 +5,7 @@
 //! - Inside a group only the oldest entry of a block counts, and only the oldest image of one up to the next whole
 //!   snapshot; groups only ever grow together, so what is dead stays so.
 //! - A data segment is freed only when every entry of its epoch was looked at and none that lives lies in it.
+//! - However long a merge takes, what fills the memory meanwhile is written, as long as there is room.
 //! - Runs of epochs that the needed map is rebuilt from at an attach are not merged with older ones: what an attach
 //!   reads does not grow with what is saved.
 
@@ -136,7 +137,10 @@ impl Volume {
         };
         let mut turns = Turns::default();
         while let Some(merged) = merge.next(&disks.store, &mut keep).await? {
-            turns.step().await;
+            if turns.step().await {
+                self.seal_meanwhile(disks).await?;
+                self.is_busy_with(Activity::Merging);
+            }
             if self.room_wanted.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Busy, "merge", "store").saying("somebody needs the room it holds"));
             }

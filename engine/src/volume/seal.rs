@@ -75,6 +75,25 @@ impl Volume {
 
     /// Writes the oldest frozen map as a run. True if there was one.
     pub(crate) async fn seal_next<D: Disk>(&self, disks: &Disks<D>) -> Result<bool> {
+        self.seal_front(disks, true).await
+    }
+
+    /// While other work takes the background long: writes what fills the memory, before saves wait for that. Only where
+    /// there is room: to make some, the caller has to end and let go of what it reads.
+    pub(crate) async fn seal_meanwhile<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        while self.entries_in_memory() >= self.limits.entries_max / 2 {
+            {
+                let mut ledger = self.ledger.lock().await;
+                self.spill_when_large(&mut ledger, self.limits.spill_entries);
+            }
+            if !self.seal_front(disks, false).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn seal_front<D: Disk>(&self, disks: &Disks<D>, may_make_room: bool) -> Result<bool> {
         let view_left = self.views.left();
         let mut ledger = self.ledger.lock().await;
         let Some(frozen) = ledger.to_seal.front().filter(|frozen| frozen.is_final()).cloned() else {
@@ -85,6 +104,9 @@ impl Volume {
             return Ok(true);
         }
         let entries = frozen.map.sorted();
+        if !may_make_room && ledger.free_count() < self.segments_for(entries.len() as u64) {
+            return Ok(false);
+        }
         let layout = match self.allocate_run(&mut ledger, disks, entries.len() as u64).await? {
             Allocated::Layout(layout) => layout,
             Allocated::LookAgain => return Ok(true),
@@ -119,7 +141,7 @@ impl Volume {
 
     /// Segments for a run of so many entries, making room if need be.
     async fn allocate_run<D: Disk>(&self, ledger: &mut Ledger, disks: &Disks<D>, entries: u64) -> Result<Allocated> {
-        let count = RunLayout::segments_for(pages_for(entries).pages, self.places.segment_bytes) as usize;
+        let count = self.segments_for(entries);
         if ledger.free_count() >= count {
             return Ok(Allocated::Layout(self.run_layout(ledger.take(count))));
         }
@@ -132,6 +154,10 @@ impl Volume {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn segments_for(&self, entries: u64) -> usize {
+        RunLayout::segments_for(pages_for(entries).pages, self.places.segment_bytes) as usize
     }
 
     pub(crate) fn run_layout(&self, segments: Vec<SegmentIndex>) -> RunLayout {

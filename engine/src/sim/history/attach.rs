@@ -188,7 +188,8 @@ impl History {
                 trouble.accept_changed_origin();
                 self.shared.reached("changed origin accepted", 1);
             }
-            ErrorKind::Broken if trouble.store_ever() => {
+            // Who accepts that the disk was changed gives up its snapshots, that of the restore among them.
+            ErrorKind::Broken if trouble.store_ever() || attaching.accept.changed_origin => {
                 attaching.accept.abandoned_restore = true;
                 self.shared.reached("restore abandoned", 1);
             }
