@@ -103,10 +103,10 @@ impl Volume {
             self.seal_without_run(&mut ledger, disks).await?;
             return Ok(true);
         }
-        let entries = frozen.map.sorted();
-        if !may_make_room && ledger.free_count() < self.segments_for(entries.len() as u64) {
+        if !may_make_room && ledger.free_count() < self.segments_for(frozen.map.len() as u64) {
             return Ok(false);
         }
+        let entries = frozen.map.sorted();
         let layout = match self.allocate_run(&mut ledger, disks, entries.len() as u64).await? {
             Allocated::Layout(layout) => layout,
             Allocated::LookAgain => return Ok(true),

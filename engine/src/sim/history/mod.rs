@@ -344,8 +344,8 @@ impl History {
             return self.switch_off();
         }
         self.write_what_cannot_be_restored();
-        let is_done = self.finish_restore() || self.enlarge_full_store() && self.finish_restore();
-        if !is_done {
+        let ends = self.finish_restore() || (self.enlarge_full_store() && self.finish_restore());
+        if !ends {
             if self.shared.trouble.damaged() || self.shared.trouble.lied() {
                 // Where the index is damaged only the owner ends a restore, by giving it up.
                 self.shared.reached("histories that end in a restore which damage holds up", 1);
