@@ -385,3 +385,42 @@ fn a_long_merge_keeps_no_write_waiting_for_memory() {
     }
     assert!(unhindered > 0, "all waited for the merge to end");
 }
+
+#[test]
+fn a_store_that_takes_no_index_during_a_restore_fails_writes_and_keeps_none_waiting() {
+    let limits = Limits { spill_entries: 16, entries_max: 32, reserve_segments: 16, ..limits() };
+    let rig = rig(16 << 20, 64 << 20, limits);
+    rig.snapshot("a").expect("no fault");
+    rig.write(12 << 20, 64 << 10, 1).expect("no fault");
+    rig.work().expect("no fault");
+    block_on(restore(&rig, "a"));
+    // Nothing in front of it has to move.
+    while rig.volume.restore_progress().expect("under way").cursor_block < 1000 {
+        block_on(rig.volume.background_step(&rig.control)).expect("no fault");
+    }
+    let segments_start = block_on(inspect(&rig.disks.store)).expect("a store").superblock.geometry.segments_base_bytes;
+    rig.disks.store.inject(Fault::persistent(FaultTarget::Write, 0).within(0..segments_start));
+    let (rig, mut scheduler) = (Rc::new(rig), Scheduler::new(1));
+    let context = Rc::clone(&rig);
+    let writer = scheduler.spawn("writer", async move {
+        for block in 100..200 {
+            context.lane.write(block * 4096, &aligned_buffer(4096), false).await?;
+        }
+        Ok::<(), cairn_engine::error::Error>(())
+    });
+    for _ in 0..24 {
+        let context = Rc::clone(&rig);
+        scheduler.spawn("a second passes", async move {
+            // What fails is tried again.
+            let _ = context.volume.background_step(&context.control).await;
+            let _ = context.lane.tick().await;
+        });
+        while scheduler.step() {}
+    }
+    let error = writer.take().expect("nobody waits for ever").expect_err("nothing can be saved");
+    assert_eq!(error.kind(), ErrorKind::Io);
+    rig.disks.store.clear_faults();
+    rig.work().expect("the store works again");
+    assert!(rig.volume.restore_progress().is_none() && broken(&rig.volume).is_empty());
+    scheduler.kill();
+}

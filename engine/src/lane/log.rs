@@ -254,7 +254,9 @@ impl<D: Disk> LaneLog<D> {
                 attempts = 0;
             }
             let Some(epoch) = self.next_epoch(&shares) else { return };
-            self.wait_for_memory(&epoch).await;
+            if let Err(error) = self.wait_for_memory(&epoch).await {
+                return self.fail(shares, error);
+            }
             let room = match self.open_segment(&epoch).await {
                 Ok(room) => room,
                 Err(_) if !self.is_wanted(&epoch) => {
@@ -302,16 +304,18 @@ impl<D: Disk> LaneLog<D> {
     }
 
     /// Waits while too many entries are in memory that no run holds yet: memory has a bound, and the background is
-    /// writing runs.
-    async fn wait_for_memory(&self, epoch: &EpochState) {
+    /// writing runs. Fails where it cannot, and nothing may break for that.
+    async fn wait_for_memory(&self, epoch: &EpochState) -> Result<()> {
         while !self.is_background.get() {
             let listener = self.volume.retry.listen();
             if !self.is_wanted(epoch) || self.volume.entries_in_memory() < self.volume.limits.entries_max {
-                return;
+                return Ok(());
             }
+            self.volume.refuse_to_wait_for_memory()?;
             self.volume.work.notify();
             listener.await;
         }
+        Ok(())
     }
 
     /// Whether anything is to be saved in this epoch: it is the active one, and needs something.

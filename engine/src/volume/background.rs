@@ -2,7 +2,7 @@
 
 use super::Volume;
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::lane::Lane;
 use crate::sync::atomic::Ordering;
 
@@ -98,9 +98,19 @@ impl Volume {
         if self.entries_in_memory() < self.limits.entries_max {
             return Ok(());
         }
-        let error = crate::error::Error::new(crate::error::ErrorKind::Io, "write the index", "store");
+        let error = Error::new(ErrorKind::Io, "write the index", "store");
         let epoch = self.active_epoch().number;
         self.give_up_saving(lane.disks(), epoch, error).await
+    }
+
+    /// Refuses a save that would wait for memory where the store takes no runs any more and no snapshot may break for
+    /// that, because a restore is under way: its write fails then, as where the store does not take the save itself.
+    pub(crate) fn refuse_to_wait_for_memory(&self) -> Result<()> {
+        if self.background_failures.load(Ordering::Relaxed) < FAILURES_MAX || self.restore.target().is_none() {
+            return Ok(());
+        }
+        let message = "the store takes no index, and a restore is under way; both go on when it works again";
+        Err(Error::new(ErrorKind::Io, "save old content", "store").saying(message))
     }
 
     /// Entries that no run holds yet.
