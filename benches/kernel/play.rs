@@ -7,7 +7,7 @@ use super::steps::{Steps, Unit};
 use crate::fio::{self, Job};
 use crate::sample::{Contender, Sample, Shape, Work};
 use crate::turns::{play_rounds, Player};
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
@@ -76,6 +76,12 @@ pub struct Hot {
 
 /// Functions that a profile names.
 const FUNCTIONS_NAMED: usize = 25;
+
+/// What the load writes between two cuts takes so long: some hundred requests.
+const BETWEEN_CUTS: Duration = Duration::from_millis(50);
+/// Writes after which a load has begun, and how long that may take.
+const WRITES_OF_A_LOAD: u64 = 200;
+const LOAD_BEGINS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where results go: a line of JSON each.
 struct Results {
@@ -195,7 +201,8 @@ fn cut_under_load(
     [alone, crowded]: [WriteLatency; 2],
 ) -> Result<CutPauses> {
     println!("{} cuts of {} under load", cuts.count, player.contender);
-    // The process counts from its beginning; the cuts of the set-up had no load.
+    // The process counts from its beginning, and the cuts of the set-up had no load.
+    player.stack.forget()?;
     let mut load = Command::new("fio")
         .args(["--name=load", "--rw=randwrite", "--bs=4096", "--direct=1", "--thread", "--time_based", "--runtime=600"])
         .args([format!("--iodepth={}", cuts.depth), format!("--size={}m", scene.volume_mib)])
@@ -203,12 +210,17 @@ fn cut_under_load(
         .stdout(Stdio::null())
         .spawn()
         .context("fio cannot be started")?;
-    let before = pauses(player)?.0;
-    let taken = (0..cuts.count).try_for_each(|_| player.stack.cut());
+    let taken = wait_for_load(player).and_then(|()| {
+        (0..cuts.count).try_for_each(|_| {
+            // The load is itself again before the next one.
+            std::thread::sleep(BETWEEN_CUTS);
+            player.stack.cut()
+        })
+    });
     load.kill()?;
     load.wait()?;
     taken?;
-    let (after, report) = pauses(player)?;
+    let report = player.stack.report()?;
     let figure = |of: &str, key: &str| {
         let figure = report[of][key].as_u64();
         figure.with_context(|| format!("the process reports no {key} of {of}"))
@@ -216,7 +228,7 @@ fn cut_under_load(
     let (value, drain) = (|key| figure("cut_pauses", key), |key| figure("cut_drains", key));
     Ok(CutPauses {
         scene: scene.name.clone(),
-        count: after - before,
+        count: value("count")?,
         p50_us: value("p50_us")?,
         p99_us: value("p99_us")?,
         max_us: value("max_us")?,
@@ -227,9 +239,17 @@ fn cut_under_load(
     })
 }
 
-/// How many cuts there were, and all that the process says.
-fn pauses(player: &Player) -> Result<(u64, serde_json::Value)> {
-    let report = player.stack.report()?;
-    let count = report["cut_pauses"]["count"].as_u64().context("no count of cuts")?;
-    Ok((count, report))
+/// Waits until a load that was started writes.
+fn wait_for_load(player: &Player) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let report = player.stack.report()?;
+        let operations = report["operations"].as_array().context("the process reports no operations")?;
+        let writes = operations.iter().find(|one| one["operation"] == "write").context("it reports no writes")?;
+        if writes["latency"]["count"].as_u64().is_some_and(|count| count >= WRITES_OF_A_LOAD) {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < LOAD_BEGINS_TIMEOUT, "the load does not begin");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
