@@ -3,12 +3,13 @@
 use super::profile::{by_function, Places};
 use super::scene::{Counted, Cuts, Scene};
 use super::stage::set_up;
-use super::steps::{Steps, Unit};
+use super::steps::{Stepped, Steps, Unit};
 use crate::fio::{self, Job};
 use crate::sample::{Contender, Sample, Shape, Work};
 use crate::turns::{play_rounds, Player};
 use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -147,18 +148,23 @@ fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps)
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     };
-    steps.take_places();
     let (idle, (idle_time, ())) = steps.count(unit, || timed(rest))?;
-    let idle_places = steps.take_places();
-    let (count, (time, speed)) = steps.count(unit, || timed(|| fio::run(&job)))?;
-    let busy_places = steps.take_places();
+    let (busy, (time, speed)) = steps.count(unit, || timed(|| fio::run(&job)))?;
     let idle_times = time.as_secs_f64() / idle_time.as_secs_f64();
     let each = |count: f64, idle: f64| (count - idle * idle_times) / speed.requests as f64;
-    let functions = match unit {
-        Unit::Instructions => hottest(player, [&busy_places, &idle_places], each)?,
-        Unit::SystemCalls => Vec::new(),
+    // The thread of the queue does most. What others do goes by the clock, not by requests, and is far more than these
+    // few requests while every instruction is a step.
+    let (queue, of_queue) = busy.iter().max_by_key(|(_, stepped)| stepped.count).context("no thread did anything")?;
+    let nothing = Stepped::default();
+    let idle_queue = idle.get(queue).unwrap_or(&nothing);
+    let sum = |threads: &BTreeMap<i32, Stepped>| threads.values().map(|thread| thread.count).sum::<u64>() as f64;
+    let (each, functions) = match unit {
+        Unit::Instructions => (
+            each(of_queue.count as f64, idle_queue.count as f64),
+            hottest(player, [&of_queue.places, &idle_queue.places], each)?,
+        ),
+        Unit::SystemCalls => (each(sum(&busy), sum(&idle)), Vec::new()),
     };
-    let each = each(count as f64, idle as f64);
     Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each, functions })
 }
 

@@ -13,7 +13,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -35,13 +36,20 @@ pub struct Steps {
 
 #[derive(Default)]
 struct Shared {
-    /// Stops so far.
-    stops: AtomicU64,
+    /// What was counted of each thread.
+    threads: Mutex<BTreeMap<i32, Stepped>>,
     /// Every instruction is a step; else every system call.
     by_instruction: AtomicBool,
-    /// Where the threads stood, where every instruction is a step.
-    places: Mutex<Places>,
     done: AtomicBool,
+}
+
+/// What was counted of a thread.
+#[derive(Clone, Debug, Default)]
+pub struct Stepped {
+    /// How much.
+    pub count: u64,
+    /// Where it stood, where every instruction is a step.
+    pub places: Places,
 }
 
 impl Steps {
@@ -59,19 +67,18 @@ impl Steps {
         Ok(Steps { shared, tracer: Some(tracer) })
     }
 
-    /// Where the threads stood since this was asked last.
-    pub fn take_places(&self) -> Places {
-        std::mem::take(&mut *self.shared.places.lock().expect("no holder of this lock panics"))
-    }
-
-    /// Counts what the process does while `work` runs.
-    pub fn count<T>(&self, unit: Unit, work: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
+    /// Counts what each thread of the process does while `work` runs.
+    pub fn count<T>(&self, unit: Unit, work: impl FnOnce() -> Result<T>) -> Result<(BTreeMap<i32, Stepped>, T)> {
+        let take = || std::mem::take(&mut *self.shared.threads.lock().expect("no holder of this lock panics"));
         self.shared.by_instruction.store(unit == Unit::Instructions, Ordering::Release);
-        let before = self.shared.stops.load(Ordering::Acquire);
+        take();
         let result = work()?;
-        let stops = self.shared.stops.load(Ordering::Acquire) - before;
-        // A system call stops a thread twice: where it begins and where it ends.
-        Ok((if unit == Unit::SystemCalls { stops / 2 } else { stops }, result))
+        let mut threads = take();
+        if unit == Unit::SystemCalls {
+            // Each stops a thread twice: where it begins and where it ends.
+            threads.values_mut().for_each(|thread| thread.count /= 2);
+        }
+        Ok((threads, result))
     }
 }
 
@@ -109,10 +116,8 @@ fn trace(process_id: u32, shared: &Shared, ready: &mpsc::Sender<()>) -> Result<(
     while !shared.done.load(Ordering::Acquire) {
         match next_stop(Pid::from_raw(-1), WaitPidFlag::WNOHANG)? {
             Some((thread, is_step, signal)) => {
-                shared.stops.fetch_add(u64::from(is_step), Ordering::AcqRel);
-                if is_step && shared.by_instruction.load(Ordering::Acquire) {
-                    let place = ptrace::getregs(thread)?.rip;
-                    *shared.places.lock().expect("no holder of this lock panics").entry(place).or_default() += 1;
+                if is_step {
+                    note_step(thread, shared)?;
                 }
                 go_on(thread, shared, signal)?;
             }
@@ -120,6 +125,16 @@ fn trace(process_id: u32, shared: &Shared, ready: &mpsc::Sender<()>) -> Result<(
         }
     }
     threads.into_iter().try_for_each(let_go)
+}
+
+fn note_step(thread: Pid, shared: &Shared) -> Result<()> {
+    let mut threads = shared.threads.lock().expect("no holder of this lock panics");
+    let stepped = threads.entry(thread.as_raw()).or_default();
+    stepped.count += 1;
+    if shared.by_instruction.load(Ordering::Acquire) {
+        *stepped.places.entry(ptrace::getregs(thread)?.rip).or_default() += 1;
+    }
+    Ok(())
 }
 
 /// A thread that stopped, whether that is a step, and the signal that it was going to get.
@@ -181,11 +196,12 @@ mod tests {
         // What it does when it starts is over.
         echo(1).expect("it answers");
         let steps = Steps::begin(cat.id()).expect("it can be traced");
-        let (few, ()) = steps.count(Unit::SystemCalls, || echo(10)).expect("it answers");
-        let (many, ()) = steps.count(Unit::SystemCalls, || echo(30)).expect("it answers");
+        let sum = |threads: BTreeMap<i32, Stepped>| threads.values().map(|thread| thread.count).sum::<u64>();
+        let few = sum(steps.count(Unit::SystemCalls, || echo(10)).expect("it answers").0);
+        let many = sum(steps.count(Unit::SystemCalls, || echo(30)).expect("it answers").0);
         // One read and one write for each line; the read it stood in is not seen to begin.
         assert!((38..=42).contains(&(many - few)), "{few} and {many}");
-        let (instructions, ()) = steps.count(Unit::Instructions, || echo(3)).expect("it answers");
+        let instructions = sum(steps.count(Unit::Instructions, || echo(3)).expect("it answers").0);
         drop(steps);
         assert!((10..10_000).contains(&instructions), "{instructions}");
         cat.kill().expect("it is ours");
