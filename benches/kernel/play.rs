@@ -59,8 +59,13 @@ pub struct TargetCost {
     pub contender: Contender,
     /// What was counted, while what was done.
     pub counted: Counted,
-    /// How many of it for each request.
+    /// How many of it for each request. Of instructions those that each request executes: what fewer than half of the
+    /// requests execute is left out, a tick of the clock or a request that went another way. Stepping through a request
+    /// takes so long that few can be, and far more ticks come between them than otherwise.
     pub each: f64,
+    /// Of instructions: all that were executed, by the requests.
+    #[serde(default)]
+    pub all: Option<f64>,
     /// Where the instructions are spent, where those were counted: the functions with the most first.
     #[serde(default)]
     pub functions: Vec<Hot>,
@@ -151,32 +156,33 @@ fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps)
     let (idle, (idle_time, ())) = steps.count(unit, || timed(rest))?;
     let (busy, (time, speed)) = steps.count(unit, || timed(|| fio::run(&job)))?;
     let idle_times = time.as_secs_f64() / idle_time.as_secs_f64();
-    let each = |count: f64, idle: f64| (count - idle * idle_times) / speed.requests as f64;
-    // The thread of the queue does most. What others do goes by the clock, not by requests, and is far more than these
-    // few requests while every instruction is a step.
+    let per_request = |count: f64, idle: f64| (count - idle * idle_times) / speed.requests as f64;
+    // The thread of the queue does most. What others do goes by the clock, not by requests.
     let (queue, of_queue) = busy.iter().max_by_key(|(_, stepped)| stepped.count).context("no thread did anything")?;
     let nothing = Stepped::default();
     let idle_queue = idle.get(queue).unwrap_or(&nothing);
     let sum = |threads: &BTreeMap<i32, Stepped>| threads.values().map(|thread| thread.count).sum::<u64>() as f64;
-    let (each, functions) = match unit {
-        Unit::Instructions => (
-            each(of_queue.count as f64, idle_queue.count as f64),
-            hottest(player, [&of_queue.places, &idle_queue.places], each)?,
-        ),
-        Unit::SystemCalls => (each(sum(&busy), sum(&idle)), Vec::new()),
+    let (each, all, functions) = match unit {
+        Unit::Instructions => {
+            let all = per_request(of_queue.count as f64, idle_queue.count as f64);
+            let of_idle = |address: &u64| idle_queue.places.get(address).copied().unwrap_or(0) as f64;
+            let rounded = |(address, count): (&u64, &u64)| {
+                (*address, per_request(*count as f64, of_idle(address)).round().max(0.0) as u64)
+            };
+            let places: Places = of_queue.places.iter().map(rounded).collect();
+            (places.values().sum::<u64>() as f64, Some(all), hottest(player, &places)?)
+        }
+        Unit::SystemCalls => (per_request(sum(&busy), sum(&idle)), None, Vec::new()),
     };
-    Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each, functions })
+    Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each, all, functions })
 }
 
 /// The functions in which most instructions of a request are spent.
-fn hottest(player: &Player, [busy, idle]: [&Places; 2], each: impl Fn(f64, f64) -> f64) -> Result<Vec<Hot>> {
+fn hottest(player: &Player, places: &Places) -> Result<Vec<Hot>> {
     let process_id = player.stack.process_id().context("it has a process")?;
-    let (busy, idle) = (by_function(process_id, busy)?, by_function(process_id, idle)?);
-    let of_idle = |function: &String| idle.get(function).copied().unwrap_or(0) as f64;
-    let mut functions: Vec<Hot> = busy
-        .into_iter()
-        .map(|(function, count)| Hot { each: each(count as f64, of_idle(&function)), function })
-        .collect();
+    let functions = by_function(process_id, places)?;
+    let mut functions: Vec<Hot> =
+        functions.into_iter().map(|(function, count)| Hot { function, each: count as f64 }).collect();
     functions.sort_by(|one, other| other.each.total_cmp(&one.each));
     functions.truncate(FUNCTIONS_NAMED);
     Ok(functions)

@@ -13,8 +13,10 @@
 //! - What is not a step is refused before anything is served, with a list of the steps.
 //! - Nothing is unwound or written on the way out: to the kernel it is as good as `kill -9`.
 
+use crate::uring_disk::Direct;
 use cairn_engine::disk::Disk;
 use cairn_engine::error::{Error, ErrorKind, Result};
+use io_uring::squeue;
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
@@ -143,6 +145,21 @@ impl<D: Disk> CrashAtDisk<D> {
             crash.end();
         }
         result
+    }
+}
+
+/// Everything goes through the calls, which are the steps.
+impl<D: Disk> Direct for CrashAtDisk<D> {
+    fn direct_read(&self, _offset_bytes: u64, _buffer: &mut [u8]) -> Option<squeue::Entry> {
+        None
+    }
+
+    fn direct_write(&self, _offset_bytes: u64, _data: &[u8]) -> Option<squeue::Entry> {
+        None
+    }
+
+    fn direct_error(&self, _operation: &'static str, _offset_bytes: u64, _errno: i32) -> Error {
+        unreachable!("there are no direct requests")
     }
 }
 

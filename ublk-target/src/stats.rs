@@ -10,7 +10,7 @@ use cairn_engine::error::Result;
 use cairn_engine::volume::CutObserver;
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
-use quanta::Instant;
+use quanta::{Clock, Instant};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ struct ThreadStats {
 #[derive(Clone)]
 pub struct Recorder {
     thread: Arc<CachePadded<Mutex<ThreadStats>>>,
+    clock: Clock,
 }
 
 /// All threads' ends, and the pauses of cuts.
@@ -55,7 +56,7 @@ impl CutObserver for CutClock {
 
     fn writes_drained(&self) {
         if let Some(since) = *lock(&self.0.cut_since) {
-            record(&mut lock(&self.0.cut_drains_us), since.elapsed());
+            record(&mut lock(&self.0.cut_drains_us), in_us(since.elapsed()));
         }
     }
 
@@ -75,14 +76,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn record(histogram: &mut Histogram<u64>, duration: Duration) {
-    let duration_us = u64::try_from(duration.as_micros()).unwrap_or(LATENCY_US_MAX);
+fn record(histogram: &mut Histogram<u64>, duration_us: u64) {
     histogram.saturating_record(duration_us.clamp(1, LATENCY_US_MAX));
 }
 
-fn index_of(operation: Operation) -> usize {
-    Operation::ALL.iter().position(|one| *one == operation).expect("ALL has every operation")
+fn in_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(LATENCY_US_MAX)
 }
+
+fn index_of(operation: Operation) -> usize {
+    operation as usize
+}
+
+const _: () = {
+    let mut index = 0;
+    while index < Operation::ALL.len() {
+        assert!(Operation::ALL[index] as usize == index, "ALL has the operations in their order");
+        index += 1;
+    }
+};
 
 impl Default for Stats {
     fn default() -> Stats {
@@ -100,14 +112,14 @@ impl Stats {
     pub fn recorder(&self) -> Recorder {
         let empty = || OperationStats { latency_us: histogram(), errors: 0, bytes: 0 };
         let stats = ThreadStats { operations: Operation::ALL.map(|_| empty()) };
-        let recorder = Recorder { thread: Arc::new(CachePadded::new(Mutex::new(stats))) };
+        let recorder = Recorder { thread: Arc::new(CachePadded::new(Mutex::new(stats))), clock: Clock::new() };
         lock(&self.recorders).push(recorder.clone());
         recorder
     }
 
     /// Counts a cut that held writes back for `pause`.
     pub fn cut_paused(&self, pause: Duration) {
-        record(&mut lock(&self.cut_pauses_us), pause);
+        record(&mut lock(&self.cut_pauses_us), in_us(pause));
     }
 
     /// What all threads saw, one report for each of [`Operation::ALL`].
@@ -140,7 +152,7 @@ impl Stats {
 impl Recorder {
     /// A request of `length_bytes` begins.
     pub fn begin(&self, operation: Operation, length_bytes: u64) -> Begun<'_> {
-        Begun { recorder: self, operation, length_bytes, started: Instant::now() }
+        Begun { recorder: self, operation, length_bytes, started: self.clock.raw() }
     }
 }
 
@@ -149,17 +161,25 @@ pub struct Begun<'a> {
     recorder: &'a Recorder,
     operation: Operation,
     length_bytes: u64,
-    started: Instant,
+    /// In the clock's own unit: it is converted once, when the request has ended.
+    started: u64,
 }
 
 impl Begun<'_> {
+    /// How much it is asked for.
+    pub fn length_bytes(&self) -> u64 {
+        self.length_bytes
+    }
+
     /// Records what the request cost, and gives its result on. It takes that and not the request itself: a write that
     /// is under way is some kilobytes, and would be copied.
     pub fn ended<T>(self, result: Result<T>) -> Result<T> {
+        let clock = &self.recorder.clock;
+        let latency_us = clock.delta_as_nanos(self.started, clock.raw()) / 1000;
         let stats = &mut lock(&self.recorder.thread).operations[index_of(self.operation)];
         match &result {
             Ok(_) => {
-                record(&mut stats.latency_us, self.started.elapsed());
+                record(&mut stats.latency_us, latency_us);
                 stats.bytes += self.length_bytes;
             }
             Err(_) => stats.errors += 1,

@@ -54,6 +54,17 @@ pub trait Ring: 'static {
     }
 }
 
+/// A disk of which requests can be had, for who submits them himself on the ring that the disk was made for. What comes
+/// of them is his: a transfer may be short, or have to be repeated.
+pub trait Direct: Disk {
+    /// The request that reads these bytes. None where only the disk itself can do it.
+    fn direct_read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Option<squeue::Entry>;
+    /// The request that writes them; not a durable write.
+    fn direct_write(&self, offset_bytes: u64, data: &[u8]) -> Option<squeue::Entry>;
+    /// The error that such a request failed with; `errno` is positive.
+    fn direct_error(&self, operation: &'static str, offset_bytes: u64, errno: i32) -> Error;
+}
+
 /// The engine's disk over one device and one thread's ring.
 pub struct UringDisk<R> {
     device: Arc<Device>,
@@ -233,6 +244,22 @@ impl<R: Ring> UringDisk<R> {
     }
 }
 
+impl<R: Ring> Direct for UringDisk<R> {
+    fn direct_read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Option<squeue::Entry> {
+        self.check_range(offset_bytes, buffer.len() as u64);
+        Some(self.read_request(offset_bytes, buffer).flags(self.file_flags))
+    }
+
+    fn direct_write(&self, offset_bytes: u64, data: &[u8]) -> Option<squeue::Entry> {
+        self.check_range(offset_bytes, data.len() as u64);
+        Some(self.write_request(offset_bytes, data, 0).flags(self.file_flags))
+    }
+
+    fn direct_error(&self, operation: &'static str, offset_bytes: u64, errno: i32) -> Error {
+        self.failed(operation, offset_bytes, errno)
+    }
+}
+
 impl<R: Ring> Disk for UringDisk<R> {
     fn size_bytes(&self) -> u64 {
         self.device.size_bytes()
@@ -333,7 +360,8 @@ impl<R: Ring> Disk for UringDisk<R> {
     }
 }
 
-fn again(result: i32) -> bool {
+/// Whether a request has to be repeated for its result to mean anything.
+pub fn again(result: i32) -> bool {
     result == -libc::EAGAIN || result == -libc::EINTR
 }
 

@@ -152,6 +152,27 @@ impl<D: Disk> Lane<D> {
         Ok(())
     }
 
+    /// The right to write these bytes of the origin oneself, for a frontend that submits the write without a future of
+    /// ours: nothing is in its way, and nothing gets in its way until the passage is dropped, when the write has
+    /// completed. None where [`Lane::write`] has more to do. The write must not be a durable one.
+    #[inline]
+    pub fn way_for_write(&self, offset_bytes: u64, length_bytes: u64) -> Option<Passage<'_>> {
+        let (at, piece_bytes) = pieces(offset_bytes, length_bytes).next()?;
+        if piece_bytes != length_bytes || self.volume.check_range("write", at, length_bytes).is_err() {
+            return None;
+        }
+        self.pass(blocks_touched(at, length_bytes), Writer::User, false).ok()
+    }
+
+    /// Whether the volume's current content of these bytes is what the origin has, so that a frontend may read it there
+    /// itself; if not, [`Lane::read`] finds it.
+    #[inline]
+    pub fn is_on_origin(&self, offset_bytes: u64, length_bytes: u64) -> bool {
+        let volume = &*self.volume;
+        volume.check_range("read", offset_bytes, length_bytes).is_ok()
+            && volume.restore.target_of_unmoved(blocks_touched(offset_bytes, length_bytes)).is_none()
+    }
+
     /// Fig. 26 for one piece: test; save what is needed, or do what else is in the way; then write.
     async fn overwrite_blocks(&self, offset: u64, content: Content<'_>, durable: bool, writer: Writer) -> Result<()> {
         let range = blocks_touched(offset, content.length_bytes());

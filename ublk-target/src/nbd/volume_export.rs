@@ -62,6 +62,11 @@ impl<D: Disk> VolumeExport<D> {
     pub fn lane(&self) -> &Rc<Lane<D>> {
         &self.lane
     }
+
+    /// Where its requests are counted.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
 }
 
 impl<D: Disk> SnapshotExport<D> {

@@ -1,11 +1,42 @@
-//! What ublk asks of an export beyond what NBD does: housekeeping once a second.
+//! What ublk asks of an export beyond what NBD does: requests that go to the disk as they are, and housekeeping once a
+//! second.
+//!
+//! Invariants:
+//! - A write goes to the disk only with a passage of the lane in hand, which is kept until it has completed.
 
+use crate::control::api::Operation as Counted;
 use crate::nbd::{SnapshotExport, VolumeExport};
-use crate::ublk::service::Service;
+use crate::ublk::request::{Operation, Request};
+use crate::ublk::service::{Passing, Service};
+use crate::uring_disk::Direct;
 use cairn_engine::disk::Disk;
-use cairn_engine::error::Result;
+use cairn_engine::error::{Error, Result};
+use io_uring::squeue;
 
-impl<D: Disk> Service for VolumeExport<D> {
+impl<D: Direct> Service for VolumeExport<D> {
+    fn pass(&self, request: &Request, buffer: &mut [u8]) -> Option<(squeue::Entry, Passing<'_>)> {
+        let Request { operation, offset_bytes, length_bytes, durable } = *request;
+        let data = &mut buffer[..length_bytes as usize];
+        let (lane, origin) = (self.lane(), &self.lane().disks().origin);
+        match operation {
+            Operation::Read if lane.is_on_origin(offset_bytes, length_bytes) => {
+                let begun = self.recorder().begin(Counted::Read, length_bytes);
+                Some((origin.direct_read(offset_bytes, data)?, Passing { way: None, begun }))
+            }
+            Operation::Write if !durable => {
+                let begun = self.recorder().begin(Counted::Write, length_bytes);
+                let way = Some(lane.way_for_write(offset_bytes, length_bytes)?);
+                Some((origin.direct_write(offset_bytes, data)?, Passing { way, begun }))
+            }
+            _ => None,
+        }
+    }
+
+    fn pass_error(&self, request: &Request, errno: i32) -> Error {
+        let operation = if request.operation == Operation::Read { "read" } else { "write" };
+        self.lane().disks().origin.direct_error(operation, request.offset_bytes, errno)
+    }
+
     async fn tick(&self) -> Result<()> {
         self.lane().tick().await
     }

@@ -6,6 +6,7 @@
 //! - A failure that would leave requests hanging ends the process instead, so that a successor can serve them.
 //! - A device is stopped only when nobody uses it.
 
+mod buffers;
 pub mod control;
 mod event_fd;
 pub mod features;
@@ -14,8 +15,9 @@ mod openers;
 pub mod parameters;
 mod queue;
 mod queue_disk;
-mod request;
+pub mod request;
 pub mod service;
+mod tags;
 mod transfer;
 
 pub use parameters::Shape;

@@ -6,9 +6,12 @@
 //! Invariants:
 //! - A wake-up from another thread always makes the ring return; one from the own thread never costs a system call.
 //! - A task's waker is made once; polling allocates nothing.
+//! - Whatever wakes a task on the own thread is noted, so that the thread looks for runnable tasks only when there may be
+//!   some; what another thread wakes is noted when its event is taken, which wakes a task.
 //! - A task is runnable before its event is raised. So whoever takes the event and then runs its tasks misses nothing;
 //!   the models of the engine (`models/wake.rs`) include this file.
 
+use cairn_engine::sync::atomic::{AtomicBool, Ordering};
 use cairn_engine::sync::thread::{current, ThreadId};
 use cairn_engine::sync::AtomicWaker;
 use std::future::Future;
@@ -28,18 +31,20 @@ pub trait Event {
 pub struct Notifier<E> {
     event: Arc<E>,
     owner: ThreadId,
+    /// A task may be runnable. Only the owner looks at it or changes it, so it needs no order.
+    woken: Arc<AtomicBool>,
 }
 
 impl<E> Clone for Notifier<E> {
     fn clone(&self) -> Self {
-        Notifier { event: self.event.clone(), owner: self.owner }
+        Notifier { event: self.event.clone(), owner: self.owner, woken: self.woken.clone() }
     }
 }
 
 impl<E: Event + Send + Sync + 'static> Notifier<E> {
     /// A notifier for the calling thread.
     pub fn new(event: Arc<E>) -> Notifier<E> {
-        Notifier { event, owner: current().id() }
+        Notifier { event, owner: current().id(), woken: Arc::new(AtomicBool::new(true)) }
     }
 
     /// The event.
@@ -50,6 +55,18 @@ impl<E: Event + Send + Sync + 'static> Notifier<E> {
     /// Takes what was notified, so that the ring sleeps again. Whoever does so runs its tasks afterwards.
     pub fn clear(&self) {
         self.event.clear();
+    }
+
+    /// Whether a task may have become runnable since `take_woken` was called last.
+    pub fn has_woken(&self) -> bool {
+        self.woken.load(Ordering::Relaxed)
+    }
+
+    /// The same, and from now on nothing has been woken.
+    pub fn take_woken(&self) -> bool {
+        let woken = self.has_woken();
+        self.woken.store(false, Ordering::Relaxed);
+        woken
     }
 
     /// `task`, polled with a waker that reaches this thread from any other.
@@ -71,7 +88,9 @@ impl<E: Event + Send + Sync + 'static> Wake for Link<E> {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.task.wake();
-        if current().id() != self.notifier.owner {
+        if current().id() == self.notifier.owner {
+            self.notifier.woken.store(true, Ordering::Relaxed);
+        } else {
             self.notifier.event.raise();
         }
     }

@@ -1,37 +1,33 @@
-//! A queue thread: its ring, one task a tag, one that listens for other threads, one that ticks, one for what requests
-//! left behind.
+//! A queue thread: its ring, the tags of its queue with a task each, one task that listens for other threads, one that
+//! ticks, one for what requests left behind.
 //!
 //! Invariants:
-//! - A tag's buffer belongs to the kernel from fetch to request and from commit to the next request, to its task in
-//!   between.
-//! - Only a completion that says so is a request: after any other a tag's descriptor is one of an earlier request.
 //! - All queues begin to fetch together: the driver cannot recover a device of which some queues were served and some not.
-//! - The thread ends only when every tag's task has ended, no tick is under way and requests left nothing behind, so no
-//!   I/O is.
+//! - The ring is given away only while no task runs: tasks submit on it themselves.
+//! - The thread ends only when the driver has taken every tag back, no tick is under way and requests left nothing
+//!   behind, so no I/O is.
 
 #![allow(unsafe_code)]
 
+use super::buffers::Buffers;
 use super::event_fd::EventFd;
 use super::notifier::Notifier;
 use super::queue_disk::QueueRing;
-use super::request::Request;
 use super::service::{Service, ServiceFactory};
+use super::tags::{Channel, Dialect, Tags};
 use super::transfer::Transfer;
 use io_uring::{opcode, squeue, types, IoUring};
-use libublk::helpers::IoBuf;
-use libublk::io::{UblkDev, UblkQueue};
-use libublk::uring_async::{ublk_submit_sqe_async, wait_and_handle_io_events};
-use libublk::{UblkError, UblkUringData};
+use libublk::io::{with_task_io_ring_mut, UblkDev, UblkQueue};
+use libublk::uring_async::{ublk_submit_sqe_async, ublk_wake_task};
+use libublk::{sys, UblkError, UblkUringData};
 use smol::LocalExecutor;
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
-use std::rc::Rc;
 use std::sync::{Arc, Barrier};
 
 /// Entries of the ring for each tag: the block request itself, and the I/O that saving and writing take.
 const RING_ENTRIES_PER_TAG: u32 = 4;
 const RING_ENTRIES_MAX: u32 = 4096;
-const ARRIVED: i32 = libublk::sys::UBLK_IO_RES_OK as i32;
 static TICK: types::Timespec = types::Timespec::new().sec(1);
 
 /// Serves one queue until the device is stopped. It begins when `all_ready` has been reached by every queue.
@@ -43,35 +39,74 @@ pub fn run_queue<F: ServiceFactory>(
 ) -> Result<(), UblkError> {
     make_ring(u32::from(device.dev_info.queue_depth))?;
     let notifier = Notifier::new(Arc::new(EventFd::new()?));
-    let buffer_bytes = device.dev_info.max_io_buf_bytes as usize;
-    let buffers: Vec<_> = (0..device.dev_info.queue_depth).map(|_| IoBuf::<u8>::new(buffer_bytes)).collect();
-    let memory: Vec<_> = buffers.iter().map(|buffer| (buffer.as_mut_ptr(), buffer.len())).collect();
-    // SAFETY: a buffer goes with its tag's task, behind the last request that uses it.
-    let ring = unsafe { QueueRing::knowing(factory.files(), &memory) };
-    let service = Rc::new(factory.make(queue, ring)?);
-    let executor = Rc::new(LocalExecutor::new());
-    let mut tags = Vec::new();
+    let buffers = Buffers::new(device.dev_info.queue_depth, device.dev_info.max_io_buf_bytes as usize);
+    // SAFETY: the buffers go with the tags, which end when the driver has taken all of them back.
+    let ring = unsafe { QueueRing::knowing(factory.files(), &buffers) };
+    let service = &factory.make(queue, ring)?;
+    let ioctl_numbers = device.dev_info.flags & u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE) != 0;
+    let (dialect, transfer) = (Dialect { queue, ioctl_numbers }, Transfer::of(device, queue));
     // A process that is killed between here and its first fetch leaves a device that no other can recover, on Linux 6.12:
     // so everything that takes time has been done.
     all_ready.wait();
-    let channel = Rc::new(UblkQueue::new(queue, device)?);
-    for (tag, buffer) in channel.tags().zip(buffers) {
-        let task = serve_tag(channel.clone(), tag, buffer, service.clone());
-        tags.push(executor.spawn(notifier.wrap(task)));
+    let tags = &Tags::new(UblkQueue::new(queue, device)?, service, dialect, transfer, buffers);
+    tags.fetch_all();
+    with_task_io_ring_mut(|ring: &mut IoUring| submit(ring, &mut tags.commands(), 0))?;
+    device.notify_buffer_registration_complete(false);
+    let ticking = &Cell::new(false);
+    let executor = LocalExecutor::new();
+    for tag in tags.numbers() {
+        executor.spawn(notifier.wrap(tags.serve(tag))).detach();
     }
-    let ticking = Rc::new(Cell::new(false));
-    let ticks = executor.spawn(notifier.wrap(tick(service.clone(), ticking.clone())));
-    let runner = service.clone();
-    let errands = executor.spawn(notifier.wrap(async move { runner.run_errands().await }));
-    let wakes = executor.spawn(notifier.wrap(listen(notifier.clone())));
-    let driver = executor.clone();
-    let result = smol::block_on(executor.run(async move {
-        let run_tasks = || while driver.try_tick() {};
-        let done = || tags.iter().all(|task| task.is_finished()) && !ticking.get() && !service.has_errands();
-        wait_and_handle_io_events(&channel, None, run_tasks, done).await
-    }));
-    drop((ticks, wakes, errands));
-    result
+    executor.spawn(notifier.wrap(tick(service, ticking))).detach();
+    executor.spawn(notifier.wrap(service.run_errands())).detach();
+    executor.spawn(notifier.wrap(listen(notifier.clone()))).detach();
+    loop {
+        if notifier.take_woken() {
+            while executor.try_tick() {}
+        }
+        if tags.all_ended() && !ticking.get() && !service.has_errands() {
+            return Ok(());
+        }
+        // Requests that need no task keep the thread in here.
+        with_task_io_ring_mut(|ring: &mut IoUring| loop {
+            submit(ring, &mut tags.commands(), 1)?;
+            reap(ring, tags);
+            if notifier.has_woken() || tags.all_ended() {
+                return Ok::<(), UblkError>(());
+            }
+        })?;
+    }
+}
+
+/// Puts `entries` on the ring as far as it has room, hands over what is there to the kernel, and waits for so many
+/// completions.
+fn submit(ring: &mut IoUring, entries: &mut Vec<squeue::Entry>, wait_for: usize) -> Result<(), UblkError> {
+    if !entries.is_empty() {
+        // SAFETY: they point to the buffers of their tags, which stay until the driver has taken the tags back.
+        entries.retain(|entry| unsafe { ring.submission().push(entry) }.is_err());
+    }
+    match ring.submit_and_wait(if entries.is_empty() { wait_for } else { 0 }) {
+        Ok(_) => Ok(()),
+        // What has completed must be taken first, or the kernel is short of something for the moment.
+        Err(error) if [libc::EINTR, libc::EAGAIN, libc::EBUSY].map(Some).contains(&error.raw_os_error()) => Ok(()),
+        Err(error) => Err(UblkError::IOError(error)),
+    }
+}
+
+/// Takes what has completed: tags go on by themselves, tasks are woken.
+fn reap<C: Channel, S: Service>(ring: &mut IoUring, tags: &Tags<'_, C, S>) {
+    let (_, mut submission, completion) = ring.split();
+    let mut put = |entry: squeue::Entry| {
+        // SAFETY: it points to the buffer of its tag, which stays until the driver has taken the tag back.
+        if unsafe { submission.push(&entry) }.is_err() {
+            tags.commands().push(entry);
+        }
+    };
+    for entry in completion {
+        if !tags.completed(entry.user_data(), entry.result(), &mut put) {
+            ublk_wake_task(entry.user_data(), &entry);
+        }
+    }
 }
 
 /// Installs this thread's ring before libublk would make a smaller one. Completions are delivered only to this thread
@@ -88,39 +123,6 @@ fn make_ring(depth: u32) -> Result<(), UblkError> {
     })
 }
 
-async fn serve_tag<S: Service>(channel: Rc<UblkQueue<'_>>, tag: u16, buffer: IoBuf<u8>, service: Rc<S>) {
-    let (memory, buffer_bytes) = (buffer.as_mut_ptr(), buffer.len());
-    let transfer = Transfer::of(channel.dev, channel.get_qid());
-    let known = transfer.by_driver().then_some(&buffer);
-    let fetched = channel.submit_io_prep_cmd(tag, transfer.describe(buffer.as_slice()), 0, known).await;
-    let mut state = arrival(fetched);
-    while state.is_ok() {
-        let request = Request::decode(channel.get_iod(tag));
-        // SAFETY: the buffer lives until this task ends, and between a request and its commit nobody else uses it.
-        let piece = unsafe { std::slice::from_raw_parts_mut(memory, buffer_bytes) };
-        let answer = match transfer.take(tag, &request, piece) {
-            Ok(()) => request.serve(&*service, piece).await,
-            Err(errno) => errno,
-        };
-        let answer = transfer.give(tag, &request, piece, answer);
-        let committed = channel.submit_io_commit_cmd(tag, transfer.describe(piece), answer).await;
-        state = arrival(committed);
-    }
-    if !matches!(state, Err(UblkError::QueueIsDown)) {
-        // A tag that nobody serves would hang its next request for ever; a successor can serve it.
-        eprintln!("tag {tag} cannot talk to the driver any more: {state:?}; ending the process");
-        std::process::abort();
-    }
-}
-
-/// Whether a completed command to the driver has brought a request.
-fn arrival(completed: Result<i32, UblkError>) -> Result<(), UblkError> {
-    match completed? {
-        ARRIVED => Ok(()),
-        refused => Err(UblkError::UringIOError(refused)),
-    }
-}
-
 /// Lets other threads interrupt this one's sleep.
 async fn listen(notifier: Notifier<EventFd>) {
     loop {
@@ -132,7 +134,7 @@ async fn listen(notifier: Notifier<EventFd>) {
     }
 }
 
-async fn tick<S: Service>(service: Rc<S>, ticking: Rc<Cell<bool>>) {
+async fn tick<S: Service>(service: &S, ticking: &Cell<bool>) {
     loop {
         let request = opcode::Timeout::new(&TICK).build();
         let result = ublk_submit_sqe_async(request, UblkUringData::Target as u64).await;
@@ -142,19 +144,5 @@ async fn tick<S: Service>(service: Rc<S>, ticking: Rc<Cell<bool>>) {
             tracing::warn!(%error, "housekeeping of a queue failed");
         }
         ticking.set(false);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refused_command_is_never_taken_for_a_request() {
-        assert!(arrival(Ok(0)).is_ok());
-        for refused in [-libc::EBUSY, -libc::EINVAL, 1] {
-            assert!(matches!(arrival(Ok(refused)), Err(UblkError::UringIOError(errno)) if errno == refused));
-        }
-        assert!(matches!(arrival(Err(UblkError::QueueIsDown)), Err(UblkError::QueueIsDown)));
     }
 }

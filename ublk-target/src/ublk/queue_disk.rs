@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+use super::buffers::{Buffers, Places, KNOWN_BYTES};
 use crate::uring_disk::{Ring, UringDisk};
 use io_uring::{squeue, types};
 use libublk::io::with_task_io_ring;
@@ -16,8 +17,6 @@ use libublk::UblkUringData;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-/// Of each tag's buffer so much is told beforehand: it stays in memory for good, so it is not all of it.
-pub const KNOWN_BYTES: usize = 64 << 10;
 /// Place of the first file of ours among the ring's: the driver's character device comes before it.
 pub const FIRST_FILE: usize = 1;
 
@@ -29,8 +28,8 @@ pub type QueueDisk = UringDisk<QueueRing>;
 pub struct QueueRing {
     /// In the order in which libublk tells the ring of them.
     files: Rc<[RawFd]>,
-    /// Where the memory begins that the ring knows, ascending, and by which number.
-    memory: Rc<[(usize, u16)]>,
+    /// The buffers of which the ring knows the fronts, each by its tag's number.
+    known: Option<Places>,
 }
 
 impl QueueRing {
@@ -39,21 +38,16 @@ impl QueueRing {
     /// # Safety
     /// The buffers stay where they are until the thread ends or no request uses them any more.
     // SAFETY: a declaration; who calls it keeps the sentence above.
-    pub unsafe fn knowing(files: Vec<RawFd>, buffers: &[(*mut u8, usize)]) -> QueueRing {
-        let front = |&(base, length): &(*mut u8, usize)| libc::iovec {
-            iov_base: base.cast(),
-            iov_len: length.min(KNOWN_BYTES),
-        };
-        let fronts: Vec<libc::iovec> = buffers.iter().map(front).collect();
+    pub unsafe fn knowing(files: Vec<RawFd>, buffers: &Buffers) -> QueueRing {
+        let length = KNOWN_BYTES.min(buffers.each_bytes());
+        let front = |tag| libc::iovec { iov_base: buffers.start(tag).cast(), iov_len: length };
+        let fronts: Vec<libc::iovec> = buffers.tags().map(front).collect();
         // SAFETY: the caller keeps the memory.
         let told = with_task_io_ring(|ring| unsafe { ring.submitter().register_buffers(&fronts) });
-        let mut memory = Vec::new();
-        match told {
-            Ok(()) => memory.extend((0..).zip(buffers).map(|(number, &(base, _))| (base as usize, number))),
-            Err(error) => tracing::info!(%error, "buffers stay unknown to the ring: requests cost a little more"),
+        if let Err(error) = &told {
+            tracing::info!(%error, "buffers stay unknown to the ring: requests cost a little more");
         }
-        memory.sort_unstable();
-        QueueRing { files: files.into(), memory: memory.into() }
+        QueueRing { files: files.into(), known: told.is_ok().then(|| buffers.places()) }
     }
 }
 
@@ -76,15 +70,8 @@ impl Ring for QueueRing {
     }
 
     fn known_memory(&self, start: *const u8, length: usize) -> Option<u16> {
-        number_of(&self.memory, start as usize, length)
+        self.known.as_ref()?.known(start as usize, length)
     }
-}
-
-/// The number of the known front in which all of this memory lies.
-fn number_of(memory: &[(usize, u16)], start: usize, length: usize) -> Option<u16> {
-    let behind = memory.partition_point(|(base, _)| *base <= start);
-    let (base, number) = memory[behind.checked_sub(1)?];
-    (start - base + length <= KNOWN_BYTES).then_some(number)
 }
 
 /// Dropped only when its request's future is dropped before the completion.
@@ -94,23 +81,5 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         eprintln!("a queue's future was dropped while the kernel still owned its memory; ending the process");
         std::process::abort();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_known_only_where_all_of_it_lies_in_one_front() {
-        let memory = [(1 << 20, 1), (2 << 20, 0)];
-        assert_eq!(number_of(&[], 1 << 20, 1), None);
-        assert_eq!(number_of(&memory, (1 << 20) - 1, 1), None);
-        assert_eq!(number_of(&memory, 1 << 20, KNOWN_BYTES), Some(1));
-        assert_eq!(number_of(&memory, 1 << 20, KNOWN_BYTES + 1), None);
-        assert_eq!(number_of(&memory, (1 << 20) + 4096, KNOWN_BYTES - 4096), Some(1));
-        assert_eq!(number_of(&memory, (1 << 20) + 4096, KNOWN_BYTES), None);
-        assert_eq!(number_of(&memory, (2 << 20) + KNOWN_BYTES - 512, 512), Some(0));
-        assert_eq!(number_of(&memory, usize::MAX - 511, 511), None);
     }
 }

@@ -6,6 +6,7 @@
 //! - The flags are read from the unshifted word, where the driver puts them.
 
 use crate::nbd::Export;
+use cairn_engine::error::Result;
 use libublk::sys;
 use std::fmt;
 
@@ -68,7 +69,9 @@ impl Request {
     /// Serves the request; `buffer` is the tag's. Gives what the driver is told.
     pub async fn serve(self, service: &impl Export, buffer: &mut [u8]) -> i32 {
         let Request { operation, offset_bytes, length_bytes, durable } = self;
-        let Ok(answer) = i32::try_from(length_bytes) else { return -libc::EINVAL };
+        if i32::try_from(length_bytes).is_err() {
+            return -libc::EINVAL;
+        }
         let transfers = matches!(operation, Operation::Read | Operation::Write);
         if transfers && (length_bytes == 0 || length_bytes > buffer.len() as u64) {
             return -libc::EINVAL;
@@ -83,8 +86,13 @@ impl Request {
             }
             Operation::Unknown => return -libc::EOPNOTSUPP,
         };
+        self.answer_of(result)
+    }
+
+    /// What the driver is told of how the request went. Its length is one that an answer can say.
+    pub fn answer_of(&self, result: Result<()>) -> i32 {
         match result {
-            Ok(()) => answer,
+            Ok(()) => i32::try_from(self.length_bytes).expect("longer requests are refused"),
             Err(error) => {
                 tracing::warn!(%self, %error, "a request failed");
                 -error.errno()
@@ -102,7 +110,7 @@ impl fmt::Display for Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cairn_engine::error::{Error, ErrorKind, Result};
+    use cairn_engine::error::{Error, ErrorKind};
 
     struct Failing;
 

@@ -9,13 +9,36 @@
 #![allow(async_fn_in_trait)]
 
 use super::queue_disk::QueueRing;
+use super::request::Request;
 use crate::nbd::Export;
-use cairn_engine::error::Result;
+use crate::stats::Begun;
+use cairn_engine::error::{Error, Result};
+use cairn_engine::gate::Passage;
+use io_uring::squeue;
 use libublk::UblkError;
 use std::os::fd::RawFd;
 
+/// A request that the disk serves as it is, by one request of its own, while the disk has it.
+pub struct Passing<'a> {
+    /// The right to write the disk there; nothing for a read.
+    pub way: Option<Passage<'a>>,
+    /// Since when.
+    pub begun: Begun<'a>,
+}
+
 /// Serves the requests of one queue.
 pub trait Service: Export {
+    /// The one request to a disk that this request comes to, where nothing else has to be done; its data is the tag's
+    /// `buffer`, which has room for it. None: it is served by the calls of [`Export`].
+    fn pass(&self, _request: &Request, _buffer: &mut [u8]) -> Option<(squeue::Entry, Passing<'_>)> {
+        None
+    }
+
+    /// The error that the request to the disk failed with; `errno` is positive.
+    fn pass_error(&self, request: &Request, errno: i32) -> Error {
+        unreachable!("{request} was not passed, so it cannot have failed with {errno}")
+    }
+
     /// Called about once a second.
     async fn tick(&self) -> Result<()>;
 

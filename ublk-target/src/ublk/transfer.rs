@@ -14,7 +14,7 @@
 use super::features::{driver_has, Rung};
 use super::request::{Operation, Request};
 use libublk::io::{UblkDev, UblkIOCtx};
-use libublk::{sys, BufDesc};
+use libublk::sys;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
@@ -46,14 +46,24 @@ impl<'a> Transfer<'a> {
         Transfer { requests, queue }
     }
 
+    /// The way of a device whose driver copies by itself.
+    #[cfg(test)]
+    pub fn made_by_driver(queue: u16) -> Transfer<'a> {
+        Transfer { requests: None, queue }
+    }
+
     /// Whether the driver copies from and to the buffers that it is told of.
     pub fn by_driver(&self) -> bool {
         self.requests.is_none()
     }
 
-    /// How the driver is told of a tag's buffer.
-    pub fn describe<'b>(&self, buffer: &'b [u8]) -> BufDesc<'b> {
-        BufDesc::Slice(if self.by_driver() { buffer } else { &[] })
+    /// What the driver is told of where a tag's buffer is.
+    pub fn address(&self, buffer: *const u8) -> u64 {
+        if self.by_driver() {
+            buffer as u64
+        } else {
+            0
+        }
     }
 
     /// Copies a write's data into the tag's buffer. A negative errno where it cannot be had.
