@@ -157,11 +157,12 @@ impl<D: Disk> Lane<D> {
     /// completed. None where [`Lane::write`] has more to do. The write must not be a durable one.
     #[inline]
     pub fn way_for_write(&self, offset_bytes: u64, length_bytes: u64) -> Option<Passage<'_>> {
-        let (at, piece_bytes) = pieces(offset_bytes, length_bytes).next()?;
-        if piece_bytes != length_bytes || self.volume.check_range("write", at, length_bytes).is_err() {
+        self.volume.check_range("write", offset_bytes, length_bytes).ok()?;
+        let (_, piece_bytes) = pieces(offset_bytes, length_bytes).next()?;
+        if piece_bytes != length_bytes {
             return None;
         }
-        self.pass(blocks_touched(at, length_bytes), Writer::User, false).ok()
+        self.pass(blocks_touched(offset_bytes, length_bytes), Writer::User, false).ok()
     }
 
     /// Whether the volume's current content of these bytes is what the origin has, so that a frontend may read it there
