@@ -82,6 +82,8 @@ pub struct Hot {
 
 /// Functions that a profile names.
 const FUNCTIONS_NAMED: usize = 25;
+/// For so long a target is counted while nobody asks it for anything.
+const IDLE: Duration = Duration::from_millis(700);
 
 /// What the load writes between two cuts takes so long: some hundred requests.
 const BETWEEN_CUTS: Duration = Duration::from_millis(50);
@@ -150,7 +152,7 @@ fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps)
     let extent = fio::Extent::Once { requests_max: requests, time_max_ms: 15_000 };
     let job = Job { target: &target, work, shape, extent, seed: 1, size_bytes: scene.volume_mib << 20 };
     let rest = || {
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(IDLE);
         Ok(())
     };
     let (idle, (idle_time, ())) = steps.count(unit, || timed(rest))?;

@@ -76,7 +76,7 @@ fn shape(block_bytes: u64, depth: u32, jobs: u32) -> Shape {
 }
 
 const fn once(requests_max: u64) -> Extent {
-    Extent::Once { requests_max, time_max_ms: 3000 }
+    Extent::Once { requests_max, time_max_ms: 2000 }
 }
 
 const fn lasting(time_ms: u64) -> Extent {
@@ -147,7 +147,7 @@ fn pass_through() -> [Scene; 2] {
         volume_mib: 128,
         store_mib: 512,
         contenders: contenders(&[("raw", 0), ("loop", 0), ("cairn", 0), ("cairn", 1)]),
-        turns: [both(Work::Rewrite, 600, 600), both(Work::Read, 600, 600)].concat(),
+        turns: [both(Work::Rewrite, 450, 450), both(Work::Read, 450, 450)].concat(),
         rounds: 15,
         cuts: None,
         counted: counted_on_targets(),
@@ -157,7 +157,7 @@ fn pass_through() -> [Scene; 2] {
     let latency = Scene {
         name: "latency-pass".to_owned(),
         model: Model::Latency { us: 10_000 },
-        turns: [both(Work::Rewrite, 1000, 700), both(Work::Read, 1000, 700)].concat(),
+        turns: [both(Work::Rewrite, 800, 600), both(Work::Read, 800, 600)].concat(),
         contenders: contenders(&[("raw", 0), ("cairn", 0), ("cairn", 1)]),
         counted: Vec::new(),
         ..ram.clone()

@@ -148,18 +148,18 @@ impl<D: Disk> CrashAtDisk<D> {
     }
 }
 
-/// Everything goes through the calls, which are the steps.
-impl<D: Disk> Direct for CrashAtDisk<D> {
-    fn direct_read(&self, _offset_bytes: u64, _buffer: &mut [u8]) -> Option<squeue::Entry> {
-        None
+/// Where a process is to end at a step, everything goes by the calls, which are the steps; elsewhere nothing changes.
+impl<D: Direct> Direct for CrashAtDisk<D> {
+    fn direct_read(&self, offset_bytes: u64, buffer: &mut [u8]) -> Option<squeue::Entry> {
+        CRASH.get().map_or_else(|| self.below.direct_read(offset_bytes, buffer), |_| None)
     }
 
-    fn direct_write(&self, _offset_bytes: u64, _data: &[u8]) -> Option<squeue::Entry> {
-        None
+    fn direct_write(&self, offset_bytes: u64, data: &[u8]) -> Option<squeue::Entry> {
+        CRASH.get().map_or_else(|| self.below.direct_write(offset_bytes, data), |_| None)
     }
 
-    fn direct_error(&self, _operation: &'static str, _offset_bytes: u64, _errno: i32) -> Error {
-        unreachable!("there are no direct requests")
+    fn direct_error(&self, operation: &'static str, offset_bytes: u64, errno: i32) -> Error {
+        self.below.direct_error(operation, offset_bytes, errno)
     }
 }
 
