@@ -1,7 +1,8 @@
 //! Wake-ups of a queue thread's tasks from other threads: what control and other lanes tell a queue.
 //!
-//! The notifier is the target's own file. The queue's thread restates `run_queue`: run what can run; sleep in the ring
-//! until the event; take the event; run again. Its executor is one task and one flag.
+//! The notifier is the target's own file. The queue's thread restates `run_queue`: run what can run, if anything was
+//! woken; sleep in the ring until the event; wake the task that listens for it, which takes it; run again. Its executor
+//! is two tasks, that one and the one that waits, and one flag.
 
 use super::{block_on, explore};
 use crate::signal::Signal;
@@ -9,7 +10,8 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ::loom::sync::{Condvar, Mutex};
 use ::loom::thread;
 use notifier::{Event, Notifier};
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{poll_fn, Future};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -24,6 +26,8 @@ enum Take {
     BeforeItRunsTasks,
     /// The mistake: a wake-up in between is taken without having been heard.
     AfterItRanTasks,
+    /// The mistake: the ring returns, and nobody says that tasks can run.
+    WithoutWakingATask,
 }
 
 /// An eventfd and the ring that sleeps until it is readable.
@@ -69,19 +73,38 @@ fn run_queue(event: &Arc<ModelEvent>, take: Take, task: impl Future<Output = ()>
     let waker = Waker::from(runnable.clone());
     let notifier = Notifier::new(event.clone());
     let mut task = pin!(notifier.wrap(task));
+    let (has_returned, listener) = (Cell::new(false), RefCell::new(None));
+    let mut listen = pin!(notifier.wrap(poll_fn(|context| {
+        if has_returned.take() && take != Take::AfterItRanTasks {
+            notifier.clear();
+        }
+        listener.replace(Some(context.waker().clone()));
+        Poll::<()>::Pending
+    })));
     loop {
-        while runnable.0.swap(false, Ordering::AcqRel) {
-            if let Poll::Ready(()) = task.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return;
+        if notifier.take_woken() {
+            while runnable.0.swap(false, Ordering::AcqRel) {
+                let mut context = Context::from_waker(&waker);
+                assert!(listen.as_mut().poll(&mut context).is_pending(), "it listens for ever");
+                if let Poll::Ready(()) = task.as_mut().poll(&mut context) {
+                    return;
+                }
             }
         }
         if take == Take::AfterItRanTasks {
             event.clear();
         }
-        event.wait_until_raised();
-        if take == Take::BeforeItRunsTasks {
-            notifier.clear();
+        if notifier.has_woken() {
+            continue;
         }
+        event.wait_until_raised();
+        has_returned.set(true);
+        if take == Take::WithoutWakingATask {
+            event.clear();
+            continue;
+        }
+        let listener: Option<Waker> = listener.borrow().clone();
+        listener.expect("it was polled first of all").wake();
     }
 }
 
@@ -139,4 +162,10 @@ fn a_signal_reaches_who_listened_before_it_was_given() {
             listener.join().expect("a listener ends");
         }
     });
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_queue_that_takes_its_event_and_wakes_no_task_is_noticed() {
+    explore("queue-unheard", || two_messages(Take::WithoutWakingATask));
 }

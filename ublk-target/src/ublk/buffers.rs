@@ -30,8 +30,17 @@ impl Buffers {
     /// Memory for so many tags.
     pub fn new(tags: u16, each_bytes: usize) -> Buffers {
         assert!(tags > 0 && each_bytes > 0, "a queue has tags, and they have buffers");
-        let memory = IoBuf::new(usize::from(tags) * each_bytes);
-        let places = Places { base: memory.as_mut_ptr() as usize, each_bytes, tags };
+        let length = usize::from(tags) * each_bytes;
+        let memory = IoBuf::new(length);
+        let start: *mut u8 = memory.as_mut_ptr();
+        assert!(!start.is_null(), "there are no {length} bytes of memory for the buffers of a queue");
+        // A huge page in the front of one buffer would be all of it and its neighbours.
+        // SAFETY: advice changes no content, and the memory is ours.
+        let advised = unsafe { rustix::mm::madvise(start.cast(), length, rustix::mm::Advice::LinuxNoHugepage) };
+        if let Err(error) = advised {
+            tracing::debug!(%error, "this kernel has no huge pages to be asked not to use");
+        }
+        let places = Places { base: start as usize, each_bytes, tags };
         Buffers { memory, places }
     }
 

@@ -4,6 +4,8 @@
 //! Invariants:
 //! - All queues begin to fetch together: the driver cannot recover a device of which some queues were served and some not.
 //! - The ring is given away only while no task runs: tasks submit on it themselves.
+//! - A ring that the kernel takes nothing from any more ends the process: buffers and the right to write are the kernel's
+//!   until it says that it is done.
 //! - The thread ends only when the driver has taken every tag back, no tick is under way and requests left nothing
 //!   behind, so no I/O is.
 
@@ -28,6 +30,8 @@ use std::sync::{Arc, Barrier};
 /// Entries of the ring for each tag: the block request itself, and the I/O that saving and writing take.
 const RING_ENTRIES_PER_TAG: u32 = 4;
 const RING_ENTRIES_MAX: u32 = 4096;
+/// `IORING_ENTER_GETEVENTS`
+const ENTER_GETEVENTS: u32 = 1;
 static TICK: types::Timespec = types::Timespec::new().sec(1);
 
 /// Serves one queue until the device is stopped. It begins when `all_ready` has been reached by every queue.
@@ -50,7 +54,7 @@ pub fn run_queue<F: ServiceFactory>(
     all_ready.wait();
     let tags = &Tags::new(UblkQueue::new(queue, device)?, service, dialect, transfer, buffers);
     tags.fetch_all();
-    with_task_io_ring_mut(|ring: &mut IoUring| submit(ring, &mut tags.commands(), 0))?;
+    with_task_io_ring_mut(|ring: &mut IoUring| submit(ring, &mut tags.commands(), 0));
     device.notify_buffer_registration_complete(false);
     let ticking = &Cell::new(false);
     let executor = LocalExecutor::new();
@@ -69,27 +73,30 @@ pub fn run_queue<F: ServiceFactory>(
         }
         // Requests that need no task keep the thread in here.
         with_task_io_ring_mut(|ring: &mut IoUring| loop {
-            submit(ring, &mut tags.commands(), 1)?;
+            submit(ring, &mut tags.commands(), 1);
             reap(ring, tags);
             if notifier.has_woken() || tags.all_ended() {
-                return Ok::<(), UblkError>(());
+                return;
             }
-        })?;
+        });
     }
 }
 
 /// Puts `entries` on the ring as far as it has room, hands over what is there to the kernel, and waits for so many
 /// completions.
-fn submit(ring: &mut IoUring, entries: &mut Vec<squeue::Entry>, wait_for: usize) -> Result<(), UblkError> {
+fn submit(ring: &mut IoUring, entries: &mut Vec<squeue::Entry>, wait_for: usize) {
     if !entries.is_empty() {
         // SAFETY: they point to the buffers of their tags, which stay until the driver has taken the tags back.
         entries.retain(|entry| unsafe { ring.submission().push(entry) }.is_err());
     }
-    match ring.submit_and_wait(if entries.is_empty() { wait_for } else { 0 }) {
-        Ok(_) => Ok(()),
-        // What has completed must be taken first, or the kernel is short of something for the moment.
-        Err(error) if [libc::EINTR, libc::EAGAIN, libc::EBUSY].map(Some).contains(&error.raw_os_error()) => Ok(()),
-        Err(error) => Err(UblkError::IOError(error)),
+    let Err(error) = ring.submit_and_wait(if entries.is_empty() { wait_for } else { 0 }) else { return };
+    let passes = [libc::EINTR, libc::EAGAIN, libc::EBUSY].map(Some).contains(&error.raw_os_error());
+    // The kernel is short of something for the moment: what has completed is taken first, which it does only when asked.
+    // SAFETY: nothing is submitted, and there is no argument that could be too short.
+    let taken = unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) };
+    if !passes || taken.is_err_and(|error| error.raw_os_error() == Some(libc::EBADR)) {
+        eprintln!("a queue's ring failed: {error}; ending the process so that a successor can take over");
+        std::process::abort();
     }
 }
 

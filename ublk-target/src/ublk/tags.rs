@@ -16,17 +16,18 @@ use super::service::{Passing, Service};
 use super::transfer::Transfer;
 use crate::uring_disk::again;
 use io_uring::{opcode, squeue, types};
-use libublk::sys;
+use libublk::{sys, UblkUringData};
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
-/// Marks completions that are ours among those of libublk, whose numbers do not reach this bit.
-const OURS: u64 = 1 << 62;
+/// Marks completions that are ours among those of libublk, which numbers its own from below and marks them above.
+const OURS: u64 = 1 << 61;
 /// Of ours: those of the disk. The others are the driver's.
-const OF_DISK: u64 = 1 << 61;
+const OF_DISK: u64 = 1 << 60;
 const ARRIVED: i32 = sys::UBLK_IO_RES_OK as i32;
 
+const _: () = assert!((OURS | OF_DISK) & (UblkUringData::Target as u64 | UblkUringData::NonAsync as u64) == 0);
 const _: () = assert!(size_of::<sys::ublksrv_io_cmd>() == 16);
 
 /// Where the driver describes requests.
