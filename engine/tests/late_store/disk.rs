@@ -6,7 +6,7 @@ use crate::SEEDS;
 use cairn_engine::deadline::Deadline;
 use cairn_engine::error::{ErrorKind, Result};
 use cairn_engine::sim::rig::{snapshot_name, snapshot_options};
-use cairn_engine::sim::{Crash, Fault, FaultTarget, Handle};
+use cairn_engine::sim::{Fault, FaultTarget, Handle};
 use cairn_engine::volume::Limits;
 use fastrand::Rng;
 use std::rc::Rc;
@@ -20,9 +20,7 @@ fn judge(mut stage: Stage, seed: u64, waiting: &[Handle<Result<()>>]) {
     stage.rig.disks.origin.release();
     stage.go();
     assert!(waiting.iter().all(|write| write.is_finished()), "seed {seed}: {}", stage.scheduler.hanging());
-    let rig = stage.recovered(seed, Crash::Process);
-    assert_eq!(stage.judge(&rig, Crash::Process), ["a"]);
-    stage.scheduler.kill();
+    stage.judge_after_crash(seed, &["a"]);
 }
 
 #[test]
@@ -93,7 +91,6 @@ fn whatever_the_disk_keeps_waiting_the_store_is_not_blamed() {
         stage.rig.disks.origin.release();
         stage.go();
         assert!(requests.iter().all(Handle::is_finished), "seed {seed}: {}", stage.scheduler.hanging());
-        stage.scheduler.kill();
     }
     assert!(kept_waiting > 150, "{kept_waiting}");
 }

@@ -36,7 +36,6 @@ fn no_write_waits_longer_than_the_deadline_and_a_tick_wherever_the_store_stalls(
                 ended.expect("the disk took it");
             }
             assert!(stage.rig.volume.lateness().given_up.is_some(), "{}", place.name);
-            stage.scheduler.kill();
         }
     }
 }
@@ -54,7 +53,6 @@ fn snapshots_of_a_store_that_is_late_are_broken_for_readers_and_after_a_crash() 
                 let rig = stage.recovered(seed, crash);
                 assert_eq!(stage.judge(&rig, crash), Vec::<String>::new(), "{}", place.name);
             }
-            stage.scheduler.kill();
         }
     }
 }
@@ -68,7 +66,6 @@ fn a_store_that_comes_back_takes_snapshots_again_and_they_are_exact() {
             let _more = stage.write(60..70, 3);
             stage.go();
             stage.release_and_judge(&[]);
-            stage.scheduler.kill();
         }
     }
 }
@@ -100,7 +97,6 @@ fn without_a_policy_writes_wait_and_nothing_breaks() {
                 let whole = stage.judge(&rig, Crash::Process);
                 assert!(is_deleted || whole.contains(&"a".to_owned()), "{}: {whole:?}", place.name);
             }
-            stage.scheduler.kill();
         }
     }
 }
@@ -116,7 +112,6 @@ fn a_crash_before_the_deadline_breaks_nothing() {
             let rig = stage.recovered(seed, Crash::Power);
             let whole = stage.judge(&rig, Crash::Power);
             assert!(place.name.contains("ledger") || whole.contains(&"a".to_owned()), "{}: {whole:?}", place.name);
-            stage.scheduler.kill();
         }
     }
 }
@@ -145,7 +140,6 @@ fn a_reader_never_sees_what_nobody_saved() {
                 }
             }
         }
-        stage.scheduler.kill();
     }
     assert!(refused > 0);
 }
@@ -157,7 +151,6 @@ fn what_can_be_recorded_nowhere_is_not_given_up() {
         (0..3 * TICKS).for_each(|_| stage.tick());
         assert!(requests.iter().any(|request| !request.is_finished()), "{}: law 3 comes before law 5", place.name);
         assert_eq!(stage.rig.volume.lateness().given_up, None);
-        stage.scheduler.kill();
     }
 }
 
@@ -180,13 +173,9 @@ fn a_restore_under_way_breaks_nothing_and_goes_on_when_the_store_does() {
         (0..3 * TICKS).for_each(|_| stage.tick());
         assert!(!write.is_finished() && !moved.is_finished());
         assert!(stage.rig.volume.lateness().late_for_ms.is_some(), "it says so");
-        stage.rig.disks.store.release();
-        stage.work();
-        stage.go();
+        stage.release();
         assert!(write.is_finished() && moved.is_finished());
-        let rig = stage.recovered(seed, Crash::Process);
-        assert_eq!(stage.judge(&rig, Crash::Process), ["a", "before"]);
-        stage.scheduler.kill();
+        stage.judge_after_crash(seed, &["a", "before"]);
     }
 }
 
@@ -208,7 +197,6 @@ fn a_cut_that_the_store_was_late_for_is_told_of_and_broken() {
         let error = cut.take().expect("the store answered").expect_err("writes went on meanwhile");
         assert_eq!(error.kind(), ErrorKind::Broken);
         stage.release_and_judge(&[]);
-        stage.scheduler.kill();
     }
 }
 
@@ -254,7 +242,6 @@ fn whenever_the_store_stalls_snapshots_are_exact_or_broken() {
             stage.keep_house();
             assert_eq!(stage.rig.volume.lateness().given_up, None, "seed {seed}");
         }
-        stage.scheduler.kill();
     }
     println!("the store was given up in {given_up} of 400");
     assert!(given_up > 100);

@@ -18,10 +18,7 @@ fn a_store_that_is_given_up_while_a_cut_waits_for_the_disk_keeps_no_gate_closed(
     for seed in 0..SEEDS {
         // As yet it can be recorded nowhere that snapshots break.
         let state = StateDirectory::failing();
-        let mut stage = Stage::new(seed, Scene { state: state.clone(), ..breaking() });
-        stage.begin();
-        stage.stall_segments();
-        let late = stage.write(40..41, 2);
+        let (mut stage, late) = Stage::late(seed, Scene { state: state.clone(), ..breaking() });
         stage.go();
         (0..TICKS).for_each(|_| stage.tick());
         assert!(stage.rig.volume.lateness().late_for_ms.is_some());
@@ -42,7 +39,6 @@ fn a_store_that_is_given_up_while_a_cut_waits_for_the_disk_keeps_no_gate_closed(
         let error = cut.take().expect("it submitted nothing").expect_err("nothing is saved");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         stage.release_and_judge(&[]);
-        stage.scheduler.kill();
     }
 }
 
@@ -50,10 +46,7 @@ fn a_store_that_is_given_up_while_a_cut_waits_for_the_disk_keeps_no_gate_closed(
 fn a_save_of_an_epoch_that_ended_waits_behind_no_record_that_hangs() {
     for seed in 0..SEEDS {
         for is_taken_back in [false, true] {
-            let mut stage = Stage::new(seed, breaking());
-            stage.begin();
-            stage.stall_segments();
-            let first = stage.write(40..41, 2);
+            let (mut stage, first) = Stage::late(seed, breaking());
             stage.rig.disks.origin.inject(Fault::stall(FaultTarget::Read, 0).within(50 * BLOCK..51 * BLOCK));
             let slow = stage.write(50..51, 3);
             stage.go();
@@ -71,9 +64,7 @@ fn a_save_of_an_epoch_that_ended_waits_behind_no_record_that_hangs() {
             stage.go();
             let all = slow.is_finished() && waits_for_its_claim.is_finished();
             assert!(all, "seed {seed}, {is_taken_back}: {}", stage.scheduler.hanging());
-            let rig = stage.recovered(seed, Crash::Process);
-            assert_eq!(stage.judge(&rig, Crash::Process), Vec::<String>::new());
-            stage.scheduler.kill();
+            stage.judge_after_crash(seed, &[]);
         }
     }
 }
@@ -81,10 +72,7 @@ fn a_save_of_an_epoch_that_ended_waits_behind_no_record_that_hangs() {
 #[test]
 fn no_snapshot_is_taken_before_the_watch_is_set_up_anew() {
     for seed in 0..SEEDS {
-        let mut stage = Stage::new(seed, breaking());
-        stage.begin();
-        stage.stall_segments();
-        let late = stage.write(40..41, 2);
+        let (mut stage, late) = Stage::late(seed, breaking());
         (0..=TICKS).for_each(|_| stage.tick());
         // The disk's identity lies there; nobody logs what it becomes.
         let unlogged = stage.write(0..1, 3);
@@ -100,27 +88,21 @@ fn no_snapshot_is_taken_before_the_watch_is_set_up_anew() {
         let error = cut.take().expect("nothing keeps it").expect_err("a crash would be held against it");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(stage.rig.volume.lateness().given_up.is_some(), "whoever looks is told");
-        let rig = stage.recovered(seed, Crash::Process);
-        assert_eq!(stage.judge(&rig, Crash::Process), Vec::<String>::new());
+        stage.judge_after_crash(seed, &[]);
         stage.rig.disks.origin.release();
         stage.go();
         assert_eq!(stage.rig.volume.lateness().given_up, None);
         let cut = stage.snapshot("after");
         stage.scheduler.run_until(&cut).expect("everything is settled");
         stage.snapshots.insert("after".to_owned(), stage.content_of_snapshot());
-        let rig = stage.recovered(seed, Crash::Process);
-        assert_eq!(stage.judge(&rig, Crash::Process), ["after"]);
-        stage.scheduler.kill();
+        stage.judge_after_crash(seed, &["after"]);
     }
 }
 
 #[test]
 fn a_failed_flush_does_not_keep_the_mark_for_ever() {
     for seed in 0..SEEDS {
-        let mut stage = Stage::new(seed, breaking());
-        stage.begin();
-        stage.stall_segments();
-        let late = stage.write(40..41, 2);
+        let (mut stage, late) = Stage::late(seed, breaking());
         (0..=TICKS).for_each(|_| stage.tick());
         stage.rig.disks.origin.inject(Fault::once(FaultTarget::Flush, 0));
         let rig = Rc::clone(&stage.rig);
@@ -130,25 +112,19 @@ fn a_failed_flush_does_not_keep_the_mark_for_ever() {
         stage.go();
         assert!(late.is_finished() && table.is_finished());
         flush.take().expect("it ended").expect_err("the disk failed");
-        stage.rig.disks.store.release();
-        stage.work();
-        stage.go();
+        stage.release();
         let left = stage.rig.state.recorded();
         assert_eq!((stage.rig.volume.lateness().given_up, left), (None, None), "seed {seed}");
         assert!(stage.rig.volume.is_flush_failed());
         let rig = stage.recovered(seed, Crash::Process);
         assert!(rig.volume.is_flush_failed(), "the store has it now");
-        stage.scheduler.kill();
     }
 }
 
 #[test]
 fn while_it_is_recorded_that_the_store_is_given_up_others_go_on_and_what_they_cut_breaks_too() {
     let state = StateDirectory::default();
-    let mut stage = Stage::new(1, Scene { state: state.clone(), ..breaking() });
-    stage.begin();
-    stage.stall_segments();
-    let late = stage.write(40..41, 2);
+    let (mut stage, late) = Stage::late(1, Scene { state: state.clone(), ..breaking() });
     stage.go();
     (1..TICKS).for_each(|_| stage.tick());
     let (begins, begun) = mpsc::channel();
@@ -176,15 +152,11 @@ fn while_it_is_recorded_that_the_store_is_given_up_others_go_on_and_what_they_cu
     let rig = stage.recovered(1, Crash::Process);
     assert_eq!(rig.snapshot_reason("cut"), Some(BrokenReason::StoreFailed));
     assert_eq!(stage.judge(&rig, Crash::Process), Vec::<String>::new());
-    stage.scheduler.kill();
 }
 
 #[test]
 fn a_snapshot_that_broke_for_lateness_leaves_no_bookmark() {
-    let mut stage = Stage::new(1, breaking());
-    stage.begin();
-    stage.stall_segments();
-    let _late = stage.write(40..41, 2);
+    let (mut stage, _late) = Stage::late(1, breaking());
     (0..=TICKS).for_each(|_| stage.tick());
     assert!(stage.rig.volume.lateness().given_up.is_some());
     let rig = Rc::clone(&stage.rig);
@@ -192,7 +164,6 @@ fn a_snapshot_that_broke_for_lateness_leaves_no_bookmark() {
         stage.scheduler.spawn("bookmark", async move { rig.volume.bookmark(&rig.disks, &snapshot_name("a")).await });
     let error = stage.scheduler.run_until(&bookmark).expect_err("nobody knows what changed since");
     assert_eq!(error.kind(), ErrorKind::Broken);
-    stage.scheduler.kill();
 }
 
 #[test]
@@ -225,7 +196,6 @@ fn at_whatever_step_of_the_way_back_the_machine_stops_it_is_attached_again_and_n
                 assert!(!is_reported || whole == ["later"], "{}, seed {seed}: {whole:?}", place.name);
             }
         }
-        stage.scheduler.kill();
     }
     assert!(on_the_way > 100, "{on_the_way}");
 }

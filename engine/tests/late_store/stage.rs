@@ -85,6 +85,15 @@ impl Stage {
         stage
     }
 
+    /// The same with a write under way that waits for the segments, which take nothing.
+    pub fn late(seed: u64, scene: Scene) -> (Stage, Handle<Result<()>>) {
+        let mut stage = Stage::new(seed, scene);
+        stage.begin();
+        stage.stall_segments();
+        let late = stage.write(40..41, 2);
+        (stage, late)
+    }
+
     /// Takes a snapshot while requests complete at once.
     pub fn snapshot_at_once(&mut self, name: &str) {
         self.rig.snapshot(name).expect("no fault");
@@ -261,6 +270,19 @@ impl Stage {
         whole
     }
 
+    /// After the end of the process these snapshots are whole, and exact, and no others.
+    pub fn judge_after_crash(&self, seed: u64, whole: &[&str]) {
+        let rig = self.recovered(seed, Crash::Process);
+        assert_eq!(self.judge(&rig, Crash::Process), whole, "seed {seed}");
+    }
+
+    /// The store works again, and background work goes on.
+    pub fn release(&mut self) {
+        self.rig.disks.store.release();
+        self.work();
+        self.go();
+    }
+
     /// The store works again: everything is finished, and what is taken from here on is exact.
     pub fn release_and_judge(&mut self, expected: &[&str]) {
         self.rig.disks.store.release();
@@ -287,6 +309,13 @@ impl Stage {
             }
             assert_eq!(whole.len(), all.len(), "{whole:?}");
         }
+    }
+}
+
+/// What is under way ends with the machine: nobody finds it half-done.
+impl Drop for Stage {
+    fn drop(&mut self) {
+        std::mem::replace(&mut self.scheduler, Scheduler::new(0)).kill();
     }
 }
 

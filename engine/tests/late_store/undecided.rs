@@ -15,10 +15,7 @@ use std::thread;
 fn a_break_that_could_not_be_recorded_does_not_come_along_with_what_is_recorded_later() {
     for seed in 0..SEEDS {
         let state = StateDirectory::failing();
-        let mut stage = Stage::new(seed, Scene { state: state.clone(), ..breaking() });
-        stage.begin();
-        stage.stall_segments();
-        let late = stage.write(40..41, 2);
+        let (mut stage, late) = Stage::late(seed, Scene { state: state.clone(), ..breaking() });
         stage.go();
         (0..2 * TICKS).for_each(|_| stage.tick());
         assert!(!late.is_finished() && stage.rig.volume.lateness().given_up.is_none());
@@ -35,19 +32,14 @@ fn a_break_that_could_not_be_recorded_does_not_come_along_with_what_is_recorded_
         let recorded = state.recorded().expect("it took it");
         assert!(recorded.flush_failed && recorded.through.0 == 0, "seed {seed}: {recorded:?}");
         stage.rig.disks.store.clear_faults();
-        let rig = stage.recovered(seed, Crash::Process);
-        assert_eq!(stage.judge(&rig, Crash::Process), ["a"], "seed {seed}");
-        stage.scheduler.kill();
+        stage.judge_after_crash(seed, &["a"]);
     }
 }
 
 #[test]
 fn a_break_that_was_recorded_but_not_decided_is_retracted_and_no_restore_begins_before() {
     let state = StateDirectory::default();
-    let mut stage = Stage::new(1, Scene { state: state.clone(), ..breaking() });
-    stage.begin();
-    stage.stall_segments();
-    let late = stage.write(40..41, 2);
+    let (mut stage, late) = Stage::late(1, Scene { state: state.clone(), ..breaking() });
     stage.go();
     (1..TICKS).for_each(|_| stage.tick());
     let ((begins, begun), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel::<()>());
@@ -69,9 +61,7 @@ fn a_break_that_was_recorded_but_not_decided_is_retracted_and_no_restore_begins_
     timekeeper.join().expect("it does not fail");
     assert!(state.recorded().is_some_and(|recorded| recorded.through.0 > 0), "for the first time it was recorded");
     assert_eq!(stage.rig.volume.lateness().given_up, None, "not for the second time");
-    stage.rig.disks.store.release();
-    stage.work();
-    stage.go();
+    stage.release();
     assert!(late.is_finished());
     cut.take().expect("the store answered").expect("nothing was given up");
     let rig = Rc::clone(&stage.rig);
@@ -84,23 +74,16 @@ fn a_break_that_was_recorded_but_not_decided_is_retracted_and_no_restore_begins_
     state.repair();
     stage.tick();
     assert!(state.recorded().is_none_or(|recorded| recorded.through.0 == 0), "it is retracted");
-    let rig = stage.recovered(1, Crash::Process);
-    assert_eq!(stage.judge(&rig, Crash::Process), ["a", "cut", "before"]);
-    stage.scheduler.kill();
+    stage.judge_after_crash(1, &["a", "cut", "before"]);
 }
 
 #[test]
 fn a_mark_that_a_crash_brings_back_breaks_nothing_that_was_taken_since() {
     for seed in 0..SEEDS {
-        let mut stage = Stage::new(seed, breaking());
-        stage.begin();
-        stage.stall_segments();
-        let _late = stage.write(40..41, 2);
+        let (mut stage, _late) = Stage::late(seed, breaking());
         (0..=TICKS).for_each(|_| stage.tick());
         let mark = stage.rig.state.recorded().expect("the store is given up");
-        stage.rig.disks.store.release();
-        stage.work();
-        stage.go();
+        stage.release();
         assert_eq!(stage.rig.volume.lateness().given_up, None);
         let rig = stage.recovered(seed, Crash::Process);
         rig.snapshot("later").expect("no fault");
@@ -110,6 +93,5 @@ fn a_mark_that_a_crash_brings_back_breaks_nothing_that_was_taken_since() {
         assert!(cairn_engine::volume::BrokenLog::record(&state, &mark));
         let rig = Rig::attach(rig.crash(seed, Crash::Power), Limits::default(), state).expect("it can be attached");
         assert_eq!(rig.snapshot_reason("later"), None, "seed {seed}: {mark:?}");
-        stage.scheduler.kill();
     }
 }
