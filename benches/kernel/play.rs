@@ -82,8 +82,8 @@ pub struct Hot {
 
 /// Functions that a profile names.
 const FUNCTIONS_NAMED: usize = 25;
-/// For so long a target is counted while nobody asks it for anything.
-const IDLE: Duration = Duration::from_millis(700);
+/// For so long a target is counted while nobody asks it for anything: for some ticks of its clock.
+const IDLE: Duration = Duration::from_secs(3);
 
 /// What the load writes between two cuts takes so long: some hundred requests.
 const BETWEEN_CUTS: Duration = Duration::from_millis(50);
@@ -159,24 +159,31 @@ fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps)
     let (busy, (time, speed)) = steps.count(unit, || timed(|| fio::run(&job)))?;
     let idle_times = time.as_secs_f64() / idle_time.as_secs_f64();
     let per_request = |count: f64, idle: f64| (count - idle * idle_times) / speed.requests as f64;
-    // The thread of the queue does most. What others do goes by the clock, not by requests.
-    let (queue, of_queue) = busy.iter().max_by_key(|(_, stepped)| stepped.count).context("no thread did anything")?;
-    let nothing = Stepped::default();
-    let idle_queue = idle.get(queue).unwrap_or(&nothing);
     let sum = |threads: &BTreeMap<i32, Stepped>| threads.values().map(|thread| thread.count).sum::<u64>() as f64;
     let (each, all, functions) = match unit {
         Unit::Instructions => {
-            let all = per_request(of_queue.count as f64, idle_queue.count as f64);
-            let of_idle = |address: &u64| idle_queue.places.get(address).copied().unwrap_or(0) as f64;
+            // Which queue's thread a request meets does not matter: all of them run the same code.
+            let (of_idle, of_busy) = (places_of(&idle), places_of(&busy));
             let rounded = |(address, count): (&u64, &u64)| {
-                (*address, per_request(*count as f64, of_idle(address)).round().max(0.0) as u64)
+                let of_idle = of_idle.get(address).copied().unwrap_or(0);
+                (*address, per_request(*count as f64, of_idle as f64).round().max(0.0) as u64)
             };
-            let places: Places = of_queue.places.iter().map(rounded).collect();
+            let places: Places = of_busy.iter().map(rounded).collect();
+            let all = per_request(sum(&busy), sum(&idle));
             (places.values().sum::<u64>() as f64, Some(all), hottest(player, &places)?)
         }
         Unit::SystemCalls => (per_request(sum(&busy), sum(&idle)), None, Vec::new()),
     };
     Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each, all, functions })
+}
+
+/// Where the threads of a process stood, together.
+fn places_of(threads: &BTreeMap<i32, Stepped>) -> Places {
+    let mut places = Places::new();
+    for (address, count) in threads.values().flat_map(|thread| &thread.places) {
+        *places.entry(*address).or_default() += count;
+    }
+    places
 }
 
 /// The functions in which most instructions of a request are spent.

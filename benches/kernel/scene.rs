@@ -158,7 +158,7 @@ fn pass_through() -> [Scene; 2] {
         name: "latency-pass".to_owned(),
         model: Model::Latency { us: 10_000 },
         turns: [both(Work::Rewrite, 800, 600), both(Work::Read, 800, 600)].concat(),
-        contenders: contenders(&[("raw", 0), ("cairn", 0), ("cairn", 1)]),
+        contenders: contenders(&[("raw", 0), ("loop", 0), ("cairn", 0), ("cairn", 1)]),
         counted: Vec::new(),
         ..ram.clone()
     };
