@@ -63,9 +63,6 @@ pub struct TargetCost {
     /// requests execute is left out, a tick of the clock or a request that went another way. Stepping through a request
     /// takes so long that few can be, and far more ticks come between them than otherwise.
     pub each: f64,
-    /// Of instructions: all that were executed, by the requests.
-    #[serde(default)]
-    pub all: Option<f64>,
     /// Where the instructions are spent, where those were counted: the functions with the most first.
     #[serde(default)]
     pub functions: Vec<Hot>,
@@ -160,7 +157,7 @@ fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps)
     let idle_times = time.as_secs_f64() / idle_time.as_secs_f64();
     let per_request = |count: f64, idle: f64| (count - idle * idle_times) / speed.requests as f64;
     let sum = |threads: &BTreeMap<i32, Stepped>| threads.values().map(|thread| thread.count).sum::<u64>() as f64;
-    let (each, all, functions) = match unit {
+    let (each, functions) = match unit {
         Unit::Instructions => {
             // Which queue's thread a request meets does not matter: all of them run the same code.
             let (of_idle, of_busy) = (places_of(&idle), places_of(&busy));
@@ -169,12 +166,11 @@ fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps)
                 (*address, per_request(*count as f64, of_idle as f64).round().max(0.0) as u64)
             };
             let places: Places = of_busy.iter().map(rounded).collect();
-            let all = per_request(sum(&busy), sum(&idle));
-            (places.values().sum::<u64>() as f64, Some(all), hottest(player, &places)?)
+            (places.values().sum::<u64>() as f64, hottest(player, &places)?)
         }
-        Unit::SystemCalls => (per_request(sum(&busy), sum(&idle)), None, Vec::new()),
+        Unit::SystemCalls => (per_request(sum(&busy), sum(&idle)), Vec::new()),
     };
-    Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each, all, functions })
+    Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each, functions })
 }
 
 /// Where the threads of a process stood, together.
