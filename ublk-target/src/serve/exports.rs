@@ -15,7 +15,7 @@ use io_uring::squeue;
 
 impl<D: Direct> Service for VolumeExport<D> {
     fn pass(&self, request: &Request, buffer: &mut [u8]) -> Option<(squeue::Entry, Passing<'_>)> {
-        let Request { operation, offset_bytes, length_bytes, durable } = *request;
+        let Request { operation, offset_bytes, length_bytes, .. } = *request;
         let data = &mut buffer[..length_bytes as usize];
         let (lane, origin) = (self.lane(), &self.lane().disks().origin);
         match operation {
@@ -23,7 +23,7 @@ impl<D: Direct> Service for VolumeExport<D> {
                 let begun = self.recorder().begin(Counted::Read, length_bytes);
                 Some((origin.direct_read(offset_bytes, data)?, Passing { way: None, begun }))
             }
-            Operation::Write if !durable => {
+            Operation::Write => {
                 let begun = self.recorder().begin(Counted::Write, length_bytes);
                 let way = Some(lane.way_for_write(offset_bytes, length_bytes)?);
                 Some((origin.direct_write(offset_bytes, data)?, Passing { way, begun }))

@@ -108,13 +108,14 @@ impl fmt::Display for Request {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use cairn_engine::error::{Error, ErrorKind};
 
-    struct Failing;
+    /// Fails to read and to write, whatever else it has.
+    pub struct Failing<T>(pub T);
 
-    impl Export for Failing {
+    impl<T> Export for Failing<T> {
         fn size_bytes(&self) -> u64 {
             1 << 20
         }
@@ -146,7 +147,7 @@ mod tests {
 
     fn answer(op_flags: u32, nr_sectors: u32) -> i32 {
         let descriptor = sys::ublksrv_io_desc { op_flags, nr_sectors, start_sector: 8, addr: 0 };
-        smol::block_on(Request::decode(&descriptor).serve(&Failing, &mut [0; 4096]))
+        smol::block_on(Request::decode(&descriptor).serve(&Failing(()), &mut [0; 4096]))
     }
 
     #[test]

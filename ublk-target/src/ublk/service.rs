@@ -29,7 +29,8 @@ pub struct Passing<'a> {
 /// Serves the requests of one queue.
 pub trait Service: Export {
     /// The one request to a disk that this request comes to, where nothing else has to be done; its data is the tag's
-    /// `buffer`, which has room for it. None: it is served by the calls of [`Export`].
+    /// `buffer`, which has room for it. It is a read or a write, and no durable one. None: it is served by the calls of
+    /// [`Export`].
     fn pass(&self, _request: &Request, _buffer: &mut [u8]) -> Option<(squeue::Entry, Passing<'_>)> {
         None
     }

@@ -6,6 +6,7 @@
 //! Invariants:
 //! - A tag is in one place at a time, and its buffer is used only there.
 //! - Only a completion that says so is a request: after any other a tag's descriptor is one of an earlier request.
+//! - A durable write is never passed to the disk as it is: it is more than one request where there is no FUA.
 //! - A request leaves the gate before the driver hears of it; what the disk did not do whole is done again by the task.
 
 #![allow(unsafe_code)]
@@ -164,7 +165,7 @@ impl<'a, C: Channel, S: Service> Tags<'a, C, S> {
     fn pass(&self, tag: u16, request: &Request) -> Option<(squeue::Entry, Passing<'a>)> {
         let fits = request.length_bytes > 0 && request.length_bytes <= self.buffers.each_bytes() as u64;
         let transfers = matches!(request.operation, Operation::Read | Operation::Write);
-        if !fits || !transfers || !self.transfer.by_driver() {
+        if !fits || !transfers || request.durable || !self.transfer.by_driver() {
             return None;
         }
         // SAFETY: the driver has filled the buffer, and the tag is at no other place that uses it.

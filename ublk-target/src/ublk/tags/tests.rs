@@ -1,8 +1,8 @@
 //! Tags between a driver that brings one request again and again, and a service with a gate.
 
+use super::super::request::tests::Failing;
 use super::*;
 use crate::control::api::Operation as Counted;
-use crate::nbd::Export;
 use crate::stats::{Recorder, Stats};
 use cairn_engine::error::{Error, ErrorKind, Result};
 use cairn_engine::gate::Gate;
@@ -20,44 +20,12 @@ impl Channel for Always {
     }
 }
 
-/// Passes writes while its gate is open; what it serves itself fails.
-struct Gated {
+/// Passes what it is asked to while its gate is open; what it serves itself fails.
+type Gated = Failing<Gating>;
+
+struct Gating {
     gate: Gate,
     recorder: Recorder,
-}
-
-fn failed() -> Error {
-    Error::new(ErrorKind::NoSpace, "write", "store")
-}
-
-impl Export for Gated {
-    fn size_bytes(&self) -> u64 {
-        1 << 20
-    }
-    fn sector_bytes(&self) -> u32 {
-        512
-    }
-    fn read_only(&self) -> bool {
-        false
-    }
-    fn can_discard(&self) -> bool {
-        false
-    }
-    async fn read(&self, _: u64, _: &mut [u8]) -> Result<()> {
-        Err(failed())
-    }
-    async fn write(&self, _: u64, _: &[u8], _: bool) -> Result<()> {
-        Err(failed())
-    }
-    async fn write_zeroes(&self, _: u64, _: u64, _: bool, _: bool) -> Result<()> {
-        Err(failed())
-    }
-    async fn discard(&self, _: u64, _: u64) -> Result<()> {
-        Err(failed())
-    }
-    async fn flush(&self) -> Result<()> {
-        Ok(())
-    }
 }
 
 impl Service for Gated {
@@ -66,8 +34,8 @@ impl Service for Gated {
     }
 
     fn pass(&self, request: &Request, _buffer: &mut [u8]) -> Option<(squeue::Entry, Passing<'_>)> {
-        let begun = self.recorder.begin(Counted::Write, request.length_bytes);
-        let way = Some(self.gate.try_enter(0)?);
+        let begun = self.0.recorder.begin(Counted::Write, request.length_bytes);
+        let way = Some(self.0.gate.try_enter(0)?);
         Some((opcode::Nop::new().build(), Passing { way, begun }))
     }
 
@@ -82,12 +50,12 @@ fn request(operation: Operation) -> Request {
 }
 
 /// What a queue of one tag does with this request, and then.
-fn with_tag(operation: Operation, then: impl FnOnce(&Tags<'_, Always, Gated>, &Stats)) {
+fn with_tag(request: Request, then: impl FnOnce(&Tags<'_, Always, Gated>, &Stats)) {
     let stats = Stats::default();
-    let service = Gated { gate: Gate::new(1), recorder: stats.recorder() };
+    let service = Failing(Gating { gate: Gate::new(1), recorder: stats.recorder() });
     let dialect = Dialect { queue: 3, ioctl_numbers: true };
     let transfer = Transfer::made_by_driver(dialect.queue);
-    let tags = Tags::new(Always(request(operation)), &service, dialect, transfer, Buffers::new(1, LENGTH as usize));
+    let tags = Tags::new(Always(request), &service, dialect, transfer, Buffers::new(1, LENGTH as usize));
     tags.fetch_all();
     assert_eq!(tags.commands().drain(..).count(), 1);
     then(&tags, &stats);
@@ -122,12 +90,12 @@ fn a_refused_command_is_never_taken_for_a_request() {
 
 #[test]
 fn what_nothing_is_in_the_way_of_goes_to_the_disk_and_is_answered_from_there() {
-    with_tag(Operation::Write, |tags, stats| {
+    with_tag(request(Operation::Write), |tags, stats| {
         for round in 1..4 {
             assert_eq!(complete(tags, OURS, ARRIVED), [OURS | OF_DISK]);
-            assert!(!tags.service.gate.is_drained(), "it is inside while the disk has it");
+            assert!(!tags.service.0.gate.is_drained(), "it is inside while the disk has it");
             assert_eq!(complete(tags, OURS | OF_DISK, LENGTH), [OURS]);
-            assert!(tags.service.gate.is_drained());
+            assert!(tags.service.0.gate.is_drained());
             assert_eq!(counts(stats), (round, 0));
         }
         assert_eq!(serve(tags), NOTHING, "the task had nothing to do");
@@ -136,14 +104,14 @@ fn what_nothing_is_in_the_way_of_goes_to_the_disk_and_is_answered_from_there() {
 
 #[test]
 fn what_something_is_in_the_way_of_is_served_by_the_task() {
-    with_tag(Operation::Write, |tags, _| {
-        tags.service.gate.close();
+    with_tag(request(Operation::Write), |tags, _| {
+        tags.service.0.gate.close();
         assert_eq!(complete(tags, OURS, ARRIVED), NOTHING);
         assert_eq!(serve(tags), [OURS]);
-        tags.service.gate.open();
+        tags.service.0.gate.open();
         assert_eq!(complete(tags, OURS, ARRIVED), [OURS | OF_DISK]);
     });
-    with_tag(Operation::Flush, |tags, _| {
+    with_tag(request(Operation::Flush), |tags, _| {
         assert_eq!(complete(tags, OURS, ARRIVED), NOTHING);
         assert_eq!(serve(tags), [OURS]);
     });
@@ -152,10 +120,10 @@ fn what_something_is_in_the_way_of_is_served_by_the_task() {
 #[test]
 fn what_the_disk_did_not_do_whole_is_done_again_outside_the_gate() {
     for unfinished in [LENGTH - 512, 0, -libc::EAGAIN, -libc::EINTR] {
-        with_tag(Operation::Write, |tags, stats| {
+        with_tag(request(Operation::Write), |tags, stats| {
             assert_eq!(complete(tags, OURS, ARRIVED), [OURS | OF_DISK]);
             assert_eq!(complete(tags, OURS | OF_DISK, unfinished), NOTHING);
-            assert!(tags.service.gate.is_drained());
+            assert!(tags.service.0.gate.is_drained());
             assert_eq!(counts(stats), (0, 0), "it has not ended");
             assert_eq!(serve(tags), [OURS]);
         });
@@ -164,20 +132,28 @@ fn what_the_disk_did_not_do_whole_is_done_again_outside_the_gate() {
 
 #[test]
 fn what_the_disk_failed_to_do_is_answered_with_its_error_and_counted() {
-    with_tag(Operation::Write, |tags, stats| {
+    with_tag(request(Operation::Write), |tags, stats| {
         assert_eq!(complete(tags, OURS, ARRIVED), [OURS | OF_DISK]);
         assert_eq!(complete(tags, OURS | OF_DISK, -libc::EIO), [OURS]);
-        assert!(tags.service.gate.is_drained());
+        assert!(tags.service.0.gate.is_drained());
         assert_eq!(counts(stats), (0, 1));
     });
 }
 
 #[test]
 fn tags_end_when_the_device_is_stopped_and_other_completions_are_left_alone() {
-    with_tag(Operation::Write, |tags, _| {
+    with_tag(request(Operation::Write), |tags, _| {
         assert!(!tags.completed(1 << 63, 0, &mut |_| panic!("nothing is to be submitted")));
         assert!(!tags.all_ended());
         assert_eq!(complete(tags, OURS, sys::UBLK_IO_RES_ABORT), NOTHING);
         assert!(tags.all_ended());
+    });
+}
+
+#[test]
+fn a_durable_write_is_never_passed_because_the_disk_would_have_it_in_its_cache() {
+    with_tag(Request { durable: true, ..request(Operation::Write) }, |tags, _| {
+        assert_eq!(complete(tags, OURS, ARRIVED), NOTHING);
+        assert_eq!(serve(tags), [OURS]);
     });
 }
