@@ -14,11 +14,17 @@ const FIRST_SEED_DEFAULT: u64 = 201;
 
 /// Seeds that failed once, and why. What a seed means changes with every choice that is added to the generator: where
 /// the cause was the engine, a test of its own holds the rule, too.
-const FAILED_ONCE: [(u64, &str); 4] = [
+const FAILED_ONCE: [(u64, &str); 10] = [
     (53, "model: a snapshot whose record failed is there, in doubt"),
     (472, "model: what is in doubt stays so until the next attach, even if it was seen"),
     (2233, "model: a block whose move failed is tried again after sixty ticks"),
     (926, "model: a lost confirmation hides nothing"),
+    (7_008_658, "model: a record confirms the one before it only when it is durable itself"),
+    (7_004_475, "model: a snapshot makes nothing durable that a failed flush dropped before, unheard"),
+    (8_009_669, "model: a restore that did not begin leaves the one before it under way"),
+    (8_015_127, "model: the same"),
+    (8_014_525, "model: a mixture shows anything where the restored snapshot used nothing"),
+    (9_004_869, "model: a full store fails first writes during a restore"),
 ];
 
 /// What the default run must have reached: a generator that stopped reaching it tests nothing.

@@ -81,7 +81,7 @@ async fn cut_and_delete(machine: Rc<Machine>, seed: u64, round: usize) {
         let result =
             machine.volume.snapshot(&machine.disks, &snapshot_name(&name), snapshot_options(), &deadline).await;
         let existence = if result.is_ok() { Existence::Sure } else { Existence::Doubtful };
-        machine.oracle.borrow_mut().end_snapshot(&name, ticket, Some(existence));
+        machine.oracle.borrow_mut().end_snapshot(&name, ticket, Some(existence), true);
         if random.u8(0..3) == 0 {
             let known: Vec<String> = machine.oracle.borrow().snapshots().map(|(name, _)| name.to_owned()).collect();
             let victim = random.choice(known).expect("one was just taken");
@@ -172,7 +172,7 @@ fn restore(machine: &Machine, random: &mut fastrand::Rng, round: usize) {
     let restore = machine.volume.restore(disks, &target.name, &name, snapshot_options(), &deadline);
     let result = block_on(restore);
     let existence = if result.is_ok() { Existence::Sure } else { Existence::Doubtful };
-    machine.oracle.borrow_mut().end_snapshot(&before, ticket, Some(existence));
+    machine.oracle.borrow_mut().end_snapshot(&before, ticket, Some(existence), true);
     if result.is_ok() {
         let picture = Picture { content: content.to_vec(), holes };
         machine.oracle.borrow_mut().replace_volume(&picture);

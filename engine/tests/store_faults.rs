@@ -116,7 +116,7 @@ impl Run {
             // It may have been recorded all the same; if so it is exact.
             Err(_) => Existence::Doubtful,
         };
-        self.oracle.end_snapshot(name, ticket, Some(existence));
+        self.oracle.end_snapshot(name, ticket, Some(existence), true);
     }
 
     fn delete(&mut self, name: &str) {

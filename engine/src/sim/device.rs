@@ -48,10 +48,10 @@ impl Request {
 
 impl Request {
     /// What the journal says of it once it is done; only writes are noted.
-    fn written(&self, effect: Option<Effect>) -> Option<Written> {
+    fn written(&self, id: u64, effect: Option<Effect>) -> Option<Written> {
         let Request::Write { offset_bytes, content, .. } = self else { return None };
         let effect = effect.filter(|effect| effect.is_silent());
-        Some(Written { offset_bytes: *offset_bytes, content: content.clone(), effect })
+        Some(Written { id, offset_bytes: *offset_bytes, content: content.clone(), effect })
     }
 }
 
@@ -98,6 +98,8 @@ struct Flight {
 /// A write that was reported as done: what was meant to land, and where.
 #[derive(Clone, Debug)]
 pub struct Written {
+    /// Tells it from all others of its device.
+    pub id: u64,
     /// Where it was meant to land.
     pub offset_bytes: u64,
     content: Content,
@@ -173,6 +175,11 @@ impl Device {
         self.flights.len() - self.hanging()
     }
 
+    /// Whether a power cut could still take a write that was reported as done.
+    pub(super) fn is_volatile(&self, id: u64) -> bool {
+        self.volatile.iter().any(|write| write.submitted == id)
+    }
+
     /// Requests that hang.
     pub(super) fn hanging(&self) -> usize {
         self.flights.iter().filter(|flight| flight.stalled).count()
@@ -210,7 +217,7 @@ impl Device {
             _ => None,
         };
         let delay = if let Some(Effect::Delay(turns)) = effect { turns } else { 0 };
-        let written = self.journal.is_some().then(|| request.written(effect)).flatten();
+        let written = self.journal.is_some().then(|| request.written(submitted, effect)).flatten();
         self.lead_astray(&mut request, effect);
         let mut early = Vec::new();
         match &request {

@@ -156,6 +156,11 @@ impl SimDisk {
         self.device().journal.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Whether a power cut could still take a write of the journal.
+    pub fn is_volatile(&self, id: u64) -> bool {
+        self.device().is_volatile(id)
+    }
+
     /// What a reader would see, without a request.
     pub fn peek(&self, offset_bytes: u64, length_bytes: u64) -> Vec<u8> {
         self.device().peek(offset_bytes..offset_bytes + length_bytes)

@@ -284,13 +284,14 @@ impl Oracle {
         ticket
     }
 
-    /// It ended. A failed one may yet appear, exact, after the next crash; none is expected before.
-    pub fn end_snapshot(&mut self, name: &str, ticket: Ticket, existence: Option<Existence>) {
+    /// It ended. A failed one may yet appear, exact, after the next crash; none is expected before. `kept`: whether the
+    /// flush in a sure one kept what was written before it, as all do unless an earlier one failed unheard.
+    pub fn end_snapshot(&mut self, name: &str, ticket: Ticket, existence: Option<Existence>, kept: bool) {
         let now = self.end(&ticket);
         self.creating.remove(name);
         let Some(existence) = existence else { return };
         self.snapshots.insert(name.to_owned(), self.cut(ticket.started, now, existence));
-        if existence == Existence::Sure {
+        if existence == Existence::Sure && kept {
             // All of a snapshot is durable at its cut.
             self.flushed_since(ticket.started);
         }
@@ -431,6 +432,11 @@ impl Oracle {
         self.visible(sector, self.now + 1, self.now + 1).iter().any(|version| version.matches(value))
     }
 
+    /// Whether a sector of the volume was discarded, so that every look at it may show something else.
+    pub fn may_be_anything(&self, sector: u64) -> bool {
+        sector < self.sectors() && self.legal(sector).is_none()
+    }
+
     /// What a sector of the volume may hold while nothing is under way; none for anything.
     pub fn legal(&self, sector: u64) -> Option<Vec<Value>> {
         self.visible(sector, self.now + 1, self.now + 1).iter().map(|version| version.value).collect()
@@ -561,7 +567,7 @@ mod tests {
         let mut oracle = Oracle::new(&[0; SECTOR]);
         let before = written(&mut oracle, 0);
         let ticket = oracle.start_snapshot("a");
-        oracle.end_snapshot("a", ticket, Some(Existence::Sure));
+        oracle.end_snapshot("a", ticket, Some(Existence::Sure), true);
         let after = written(&mut oracle, 0);
         for (content, legal) in [(vec![0; SECTOR], false), (before, true), (after, false)] {
             assert_eq!(oracle.clone().observe_snapshot("a", 0, &content).is_ok(), legal);
@@ -574,7 +580,7 @@ mod tests {
         let ticket = oracle.start_snapshot("a");
         let first = written(&mut oracle, 0);
         let second = written(&mut oracle, 1);
-        oracle.end_snapshot("a", ticket, Some(Existence::Sure));
+        oracle.end_snapshot("a", ticket, Some(Existence::Sure), true);
         let zero = vec![0; SECTOR];
         for (left, right, legal) in
             [(&zero, &zero, true), (&first, &zero, true), (&first, &second, true), (&zero, &second, false)]

@@ -213,7 +213,7 @@ impl Runner<'_> {
         let volume = &self.attached().volume;
         let taken = block_on(volume.snapshot(&self.machine.disks, &snapshot_name(&name), options, &Deadline::new()));
         taken.map_err(failed)?;
-        self.oracle.end_snapshot(&name, ticket, Some(Existence::Sure));
+        self.oracle.end_snapshot(&name, ticket, Some(Existence::Sure), true);
         Ok(name)
     }
 
@@ -290,7 +290,7 @@ impl Runner<'_> {
         let picture = block_on(self.machine.snapshot_picture(volume, &target)).map_err(failed)?;
         let ticket = self.oracle.start_snapshot(&before);
         let mut restored = self.oracle.clone();
-        restored.end_snapshot(&before, ticket, Some(Existence::Sure));
+        restored.end_snapshot(&before, ticket, Some(Existence::Sure), true);
         restored.replace_volume(&picture);
         self.enter_phase_of(vec![self.oracle.clone(), restored.clone()]);
         let options = snapshot_options();

@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - A lane's record is confirmed by its next record, a catalog's by its next record or by a superblock.
-//! - Only what the store reported as done counts, and only what landed confirms.
+//! - Only what the store reported as done counts, and only what landed confirms, once no power cut can take it.
 //! - A lost confirmation hides nothing, as long as the record that it confirmed is there.
 
 use crate::sim::{Effect, Written};
@@ -19,54 +19,63 @@ enum Log {
     Catalog { generation: u64 },
 }
 
-/// The last record of a log.
-struct Last {
+/// A record at the end of a log, or a superblock, which counts the records of a catalog.
+struct Record {
+    id: u64,
     range_bytes: Range<u64>,
     /// It is lost, or damaged as a whole.
     gone: bool,
 }
 
-/// The last records of all logs of an attachment.
+/// The ends of all logs of an attachment: the last record that is there whatever happens, and all behind it.
 #[derive(Default)]
 pub(super) struct Evidence {
-    last: BTreeMap<Log, Last>,
+    ends: BTreeMap<Log, Vec<Record>>,
 }
 
 impl Evidence {
-    /// Takes in what the store reported as done.
-    pub(super) fn absorb(&mut self, written: impl IntoIterator<Item = Written>) {
-        for written in written {
-            self.absorb_one(&written);
+    /// Takes in what the store reported as done, in that order; `is_volatile` says which of it a power cut could take.
+    pub(super) fn absorb(&mut self, written: Vec<Written>, is_volatile: impl Fn(u64) -> bool) {
+        for written in &written {
+            self.absorb_one(written);
+        }
+        for end in self.ends.values_mut() {
+            let confirms = |record: &Record| !record.gone && !is_volatile(record.id);
+            let last_sure = end.iter().rposition(confirms).unwrap_or(0);
+            end.drain(..last_sure);
         }
     }
 
     fn absorb_one(&mut self, written: &Written) {
         let range_bytes = written.offset_bytes..written.offset_bytes + written.length_bytes();
         let head = written.head();
-        let is_lost_confirmation = written.effect.is_some() && is_confirmation(&head);
-        if let Some(log) = log_of(&head).filter(|log| !is_lost_confirmation || !self.last.contains_key(log)) {
-            self.last.insert(log, Last { range_bytes, gone: written.effect.is_some() });
-        } else if SUPERBLOCKS_BYTES.contains(&written.offset_bytes) && written.effect.is_none() {
-            // It counts the records of the catalog.
-            self.last.retain(|log, _| !matches!(log, Log::Catalog { .. }));
+        let gone = written.effect.is_some();
+        let is_lost_confirmation = gone && is_confirmation(&head);
+        if let Some(log) = log_of(&head).filter(|log| !is_lost_confirmation || !self.ends.contains_key(log)) {
+            self.ends.entry(log).or_default().push(Record { id: written.id, range_bytes, gone });
+        } else if SUPERBLOCKS_BYTES.contains(&written.offset_bytes) && !gone {
+            let catalogs = self.ends.iter_mut().filter(|(log, _)| matches!(log, Log::Catalog { .. }));
+            for (_, end) in catalogs {
+                end.push(Record { id: written.id, range_bytes: 0..0, gone });
+            }
         }
         if let Some(Effect::Misdirect(to_bytes)) = written.effect {
             let hit = to_bytes..to_bytes + written.length_bytes();
-            for last in self.last.values_mut().filter(|last| overlap(&last.range_bytes, &hit)) {
-                last.gone = true;
+            for record in self.ends.values_mut().flatten().filter(|record| overlap(&record.range_bytes, &hit)) {
+                record.gone = true;
             }
         }
     }
 
     /// Whether a crash now could hide a loss.
     pub(super) fn is_window_open(&self) -> bool {
-        self.last.values().any(|last| last.gone)
+        self.ends.values().flatten().any(|record| record.gone)
     }
 
-    /// Whether a byte belongs to the last record of a lane.
+    /// Whether a byte belongs to what may be the last record of a lane after a crash.
     pub(super) fn is_in_last_record(&self, offset_bytes: u64) -> bool {
-        let is_lane = |log: &Log| matches!(log, Log::Lane { .. });
-        self.last.iter().any(|(log, last)| is_lane(log) && last.range_bytes.contains(&offset_bytes))
+        let lanes = self.ends.iter().filter(|(log, _)| matches!(log, Log::Lane { .. }));
+        lanes.flat_map(|(_, end)| end).any(|record| record.range_bytes.contains(&offset_bytes))
     }
 }
 

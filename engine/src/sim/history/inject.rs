@@ -173,8 +173,9 @@ impl History {
 
     /// Looks at what the store reported as done.
     pub(super) fn gather_evidence(&self) {
-        let written = self.context().disks.store.take_journal();
-        self.shared.evidence.borrow_mut().absorb(written);
+        let disks = self.context().disks;
+        let store = &disks.store;
+        self.shared.evidence.borrow_mut().absorb(store.take_journal(), |id| store.is_volatile(id));
     }
 
     /// Makes sure that a crash can hide no loss: ticks confirm the last record of each lane. False where they do not.

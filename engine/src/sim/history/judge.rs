@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Requests of production fail only by a strike on the origin while they ran, by the latch of a failed flush or,
-//!   during a restore, on a store that has failed at some time.
+//!   during a restore, on a store that is full or has failed at some time.
 //! - A snapshot that is not broken gives an error only while a device fails, where a block was unreadable when it was
 //!   to be saved, or where the store was damaged.
 
@@ -53,6 +53,8 @@ impl Context {
         let excused = match error.kind() {
             ErrorKind::FlushFailed if trouble.latch() != Latch::Clear => true,
             _ if restoring && trouble.ever() => true,
+            // What the restore needs cannot give way to what a first write would have to save.
+            ErrorKind::NoSpace => restoring && self.tight_store,
             ErrorKind::Io => trouble.origin_struck_since(&self.disks, began.mark, targets),
             _ => false,
         };

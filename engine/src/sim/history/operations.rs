@@ -188,7 +188,8 @@ impl Context {
         if existence == Some(Existence::Doubtful) {
             self.shared.in_doubt.borrow_mut().insert(name.to_owned());
         }
-        self.shared.oracle.borrow_mut().end_snapshot(name, ticket, existence);
+        let kept = !self.shared.trouble.forsaken();
+        self.shared.oracle.borrow_mut().end_snapshot(name, ticket, existence, kept);
     }
 
     /// Lets a deadline pass after others had some turns.

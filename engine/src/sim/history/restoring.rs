@@ -20,6 +20,8 @@ const RESTORE_TICKS_MAX: u32 = 70;
 pub(super) struct Restoring {
     /// The snapshot.
     pub(super) target: Picture,
+    /// An earlier one had not moved all its blocks.
+    pub(super) follows_another: bool,
 }
 
 impl History {
@@ -37,7 +39,8 @@ impl History {
         let handle = self.machine().host.scheduler.spawn("read", async move { reader.snapshot_picture(&target).await });
         let Ok(picture) = self.wait(&handle) else { return };
         let Some(before_restore) = self.readable_volume() else { return };
-        if context.volume.restore_progress().is_none() {
+        let follows_another = context.volume.restore_progress().is_some();
+        if !follows_another {
             self.before_restore = Some(before_restore);
         }
         let done = self.launch("restore", context.restore(name, before));
@@ -57,7 +60,7 @@ impl History {
                 self.shared.reached("restores", 1);
                 self.shared.reached("restores in doubt", u64::from(self.restore_in_doubt));
             }
-            None => self.crash(Some(Restoring { target: picture })),
+            None => self.crash(Some(Restoring { target: picture, follows_another })),
         }
     }
 
@@ -73,7 +76,7 @@ impl History {
                 sectors.into_iter().all(|(sector, content)| oracle.permits_sector(sector, content))
             })
         };
-        let begun = self.context().volume.restore_progress().is_some();
+        let begun = self.context().volume.restore_progress().is_some() && !restoring.follows_another;
         if untouched && !begun {
             return;
         }
@@ -105,7 +108,7 @@ impl History {
         self.repair();
         let before = self.before_restore.take().unwrap_or_default();
         let after = restoring.map(|restoring| restoring.target).unwrap_or_default();
-        let mut content = Vec::new();
+        let (mut content, mut anything) = (Vec::new(), Vec::new());
         for (index, block) in self.whole_volume().into_iter().enumerate() {
             let Some(block) = block else { self.give_up("a mixture cannot be read".to_owned()) };
             // A block that was being moved when the power went is a mixture itself, sector by sector.
@@ -114,6 +117,11 @@ impl History {
                 let matches = |picture: &Picture| picture.permits(sector, content);
                 oracle.permits_sector(sector, content) || matches(&before) || matches(&after)
             });
+            // What the restored snapshot did not use may change at every look, as long as it is not moved.
+            let block_number = index as u64;
+            if (block_number * 8..block_number * 8 + 8).any(|sector| oracle.may_be_anything(sector)) {
+                anything.push(block_number..block_number + 1);
+            }
             drop(oracle);
             if !legal {
                 self.shared.fail(format!("block {index} is neither as before the restore nor as after it"));
@@ -121,7 +129,7 @@ impl History {
             content.extend(block);
         }
         let either = before.holes.ranges().iter().chain(after.holes.ranges());
-        let mut holes: Vec<_> = either.cloned().collect();
+        let mut holes: Vec<_> = either.cloned().chain(anything).collect();
         holes.sort_by_key(|hole| hole.start);
         let everything = Holes::of(std::iter::once(0..u64::MAX));
         let holes = everything.without(everything.without(holes).ranges().iter().cloned());
