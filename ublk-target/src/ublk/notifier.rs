@@ -69,6 +69,11 @@ impl<E: Event + Send + Sync + 'static> Notifier<E> {
         woken
     }
 
+    /// Says that a task may be runnable.
+    pub fn note_woken(&self) {
+        self.woken.store(true, Ordering::Relaxed);
+    }
+
     /// `task`, polled with a waker that reaches this thread from any other.
     pub fn wrap<F: Future>(&self, task: F) -> Notified<E, F> {
         let link = Arc::new(Link { task: AtomicWaker::new(), notifier: self.clone() });
@@ -89,7 +94,7 @@ impl<E: Event + Send + Sync + 'static> Wake for Link<E> {
     fn wake_by_ref(self: &Arc<Self>) {
         self.task.wake();
         if current().id() == self.notifier.owner {
-            self.notifier.woken.store(true, Ordering::Relaxed);
+            self.notifier.note_woken();
         } else {
             self.notifier.event.raise();
         }

@@ -3,6 +3,7 @@
 //!
 //! Invariants:
 //! - All queues begin to fetch together: the driver cannot recover a device of which some queues were served and some not.
+//! - A task that gives way again and again keeps neither requests nor what has completed from their turn.
 //! - The ring is given away only while no task runs: tasks submit on it themselves.
 //! - A ring that the kernel takes nothing from any more ends the process: buffers and the right to write are the kernel's
 //!   until it says that it is done.
@@ -32,6 +33,8 @@ const RING_ENTRIES_PER_TAG: u32 = 4;
 const RING_ENTRIES_MAX: u32 = 4096;
 /// `IORING_ENTER_GETEVENTS`
 const ENTER_GETEVENTS: u32 = 1;
+/// So many tasks go on before the ring has its turn.
+const TASKS_IN_A_TURN: u32 = 128;
 static TICK: types::Timespec = types::Timespec::new().sec(1);
 
 /// Serves one queue until the device is stopped. It begins when `all_ready` has been reached by every queue.
@@ -65,21 +68,28 @@ pub fn run_queue<F: ServiceFactory>(
     executor.spawn(notifier.wrap(service.run_errands())).detach();
     executor.spawn(notifier.wrap(listen(notifier.clone()))).detach();
     loop {
-        if notifier.take_woken() {
-            while executor.try_tick() {}
-        }
+        let is_idle = !notifier.take_woken() || run_tasks(|| executor.try_tick());
         if tags.all_ended() && !ticking.get() && !service.has_errands() {
             return Ok(());
         }
         // Requests that need no task keep the thread in here.
         with_task_io_ring_mut(|ring: &mut IoUring| loop {
-            submit(ring, &mut tags.commands(), 1);
+            submit(ring, &mut tags.commands(), usize::from(is_idle));
             reap(ring, tags);
-            if notifier.has_woken() || tags.all_ended() {
+            if !is_idle || notifier.has_woken() || tags.all_ended() {
                 return;
             }
         });
+        if !is_idle {
+            notifier.note_woken();
+        }
     }
+}
+
+/// Runs tasks until none can go on, or the ring has had to wait long enough for its turn: one that has much to compute
+/// gives way again and again. True in the first case.
+fn run_tasks(mut run_one: impl FnMut() -> bool) -> bool {
+    (0..TASKS_IN_A_TURN).any(|_| !run_one())
 }
 
 /// Puts `entries` on the ring as far as it has room, hands over what is there to the kernel, and waits for so many
@@ -151,5 +161,26 @@ async fn tick<S: Service>(service: &S, ticking: &Cell<bool>) {
             tracing::warn!(%error, "housekeeping of a queue failed");
         }
         ticking.set(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_gives_way_for_ever_lets_the_ring_have_its_turn() {
+        let executor = LocalExecutor::new();
+        executor
+            .spawn(async {
+                loop {
+                    cairn_engine::signal::yield_now().await;
+                }
+            })
+            .detach();
+        assert!(!run_tasks(|| executor.try_tick()), "it could go on");
+        let executor = LocalExecutor::new();
+        executor.spawn(async {}).detach();
+        assert!(run_tasks(|| executor.try_tick()), "nothing is left to do");
     }
 }
