@@ -5,7 +5,7 @@
 # shellcheck shell=bash
 
 only='' known=no
-passed=0 failed=0 times=() beside=()
+passed=0 failed=0 times=() beside=() failures=()
 began_all=$SECONDS
 logs=$(mktemp -d)
 trap 'kill -- ${beside_pid:+-$beside_pid} 2>/dev/null; rm -rf "$logs"' EXIT
@@ -81,6 +81,7 @@ count() {
         counts[1]=1
     fi
     passed=$((passed + counts[0])) failed=$((failed + counts[1]))
+    [ "${counts[1]}" = 0 ] || failures+=("$(what_failed "$name" "$status")")
     times+=("$(printf '%5s s  %-12s %s passed, %s failed' "$took" "$name" "${counts[0]}" "${counts[1]}")")
 }
 
@@ -92,9 +93,22 @@ count_results() {
          END { print passed + 0, failed + 0 }'
 }
 
-# close_steps: the times and the closing line; the script's exit status.
+# what_failed NAME STATUS: which tests or jobs of a step failed and what they said, or else how the step ended.
+what_failed() {
+    local name=$1 status=$2 found
+    found=$(awk '/^failures:$/ { block = 1 }
+                 /^test result:/ { block = 0 }
+                 /^(passed kernel|kernel jobs:)/ { rest = 0 }
+                 /^failed kernel/ { rest = 60 }
+                 / panicked at / { rest = 4 }
+                 block || rest-- > 0 || /^error(\[|:)/ || /^SKIPPED/' "$logs/$name" | tail -n 150)
+    printf 'step %s failed with status %s:\n%s\n' "$name" "$status" "${found:-$(tail -n 40 "$logs/$name")}"
+}
+
+# close_steps: what failed, the times and the closing line; the script's exit status.
 close_steps() {
     if [ "$known" = no ]; then echo "no step is called $only" >&2; exit 2; fi
+    [ ${#failures[@]} = 0 ] || printf '\n%s\n' "${failures[@]}"
     printf '\ntimes:\n'
     printf '%s\n' "${times[@]}" "$(printf '%5s s  all' $((SECONDS - began_all)))"
     echo "$passed passed, $failed failed"

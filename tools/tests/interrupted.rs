@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::attached::{kill, Volume, MIB, VOLUME_BYTES};
+use common::attached::{kill, wait_until, Volume, MIB, VOLUME_BYTES};
 use common::streams::{content, noise, write_at, Pipe};
 use common::{ran, Place};
 use std::process::{Child, Stdio};
@@ -122,7 +122,9 @@ fn a_receive_that_was_killed_is_taken_back_exactly_and_refused_until_then() {
     write_at(&volume, 0, &noise(3, 1 << 20));
     place.done(&["snapshot", "v@three"]);
     let slow = ["send", "-i", "one", "v@two", "--limit-rate", "6M"];
-    let done = Running::start(&place, &slow, &["receive", &replica]).interrupt(Duration::from_millis(900), false);
+    let running = Running::start(&place, &slow, &["receive", &replica]);
+    wait_until("it has begun to write", || content(&replica) != before);
+    let done = running.interrupt(Duration::ZERO, false);
     assert!(!done, "the receive was not interrupted in time");
     let told = Pipe::new(&place).send_to(&["send", "-i", "one", "v@three"], &["receive", &replica], || {});
     assert_eq!(told.code, 9, "another stream: {}", told.stderr);

@@ -2,7 +2,7 @@
 # sector, a flipped bit, and a copy under load that is no instant.
 #@ push 7.2
 set -euo pipefail
-#@ seconds 60
+#@ seconds 120
 cd /tmp
 truncate -s 64M origin
 device=$(losetup --show --direct-io=on -f origin)

@@ -3,7 +3,7 @@
 # other jobs fail all requests of a kind. A flush alone cannot be made to fail so, because requests without data are not
 # looked at: disk-faults-origin has the failed flush.
 #@ series 7.2
-#@ seconds 120
+#@ seconds 240
 #@ allow-io-errors
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/faults.sh"

@@ -1,7 +1,7 @@
 # The origin refuses writes or flushes, loses writes silently, or damages them, while two users work: they see what they
 # would see on the bare disk; a snapshot from before is exact or broken and says so; a failed flush is latched until the
 # owner clears it (laws 3 and 4).
-#@ seconds 180
+#@ seconds 360
 #@ push 7.2
 #@ allow-io-errors
 . "$PROJECT/tests/kernel/lib/common.sh"

@@ -1,6 +1,6 @@
 # The store refuses writes, loses them silently, or damages them on the way in or out, while two users work: neither
 # sees anything of it, and the snapshot is exact or broken and says so (laws 1, 3, 5).
-#@ seconds 180
+#@ seconds 360
 #@ push 7.2
 #@ allow-io-errors
 . "$PROJECT/tests/kernel/lib/common.sh"

@@ -1,5 +1,5 @@
 # fio with crc32c checksums across mixed sizes, unaligned to 4 KiB, with discards and fsync, while snapshots come and go.
-#@ seconds 150
+#@ seconds 300
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"
 origin=$(loop_disk origin 64M)

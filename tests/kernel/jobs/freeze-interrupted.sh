@@ -1,7 +1,7 @@
 # The command, or the worker, is killed at any moment of a snapshot with a freeze: the filesystem is thawed all the same,
 # and every snapshot that exists holds what it was taken of (A8).
 #@ push 7.2
-#@ seconds 150
+#@ seconds 300
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live /mnt/look
 origin=$(loop_disk origin 128M)

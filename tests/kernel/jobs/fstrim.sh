@@ -1,7 +1,7 @@
 # fstrim teaches the volume what is free: overwriting free space after a snapshot saves nothing, and the snapshot shows
 # zeroes there (A4). The origin itself takes no discards.
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live /mnt/snapshot
 counted() { cairn --json stat vol | tr -d ' \n' | grep -o "\"$1\":[0-9]*" | cut -d: -f2; }

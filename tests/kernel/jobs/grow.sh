@@ -1,7 +1,7 @@
 # The origin grows while the volume is mounted: from Linux 6.16 the volume follows at once; before that the tool says
 # what to do, and the next attach follows (A7).
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live
 origin=$(loop_disk origin 64M)

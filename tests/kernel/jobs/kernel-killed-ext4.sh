@@ -4,7 +4,7 @@
 #@ disk 256M
 #@ disk 512M
 #@ kill-when kill-now
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 export CAIRN_STATE_DIR=$SCRATCH/state
 mkdir -p /mnt/live /mnt/look

@@ -3,7 +3,7 @@
 #@ disk 32M
 #@ disk 768M
 #@ kill-when kill-now
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 export CAIRN_STATE_DIR=$SCRATCH/state
 log=$SCRATCH/log

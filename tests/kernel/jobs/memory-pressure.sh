@@ -4,7 +4,7 @@
 #@ disk 768M
 #@ disk 1G
 #@ memory 512M
-#@ seconds 180
+#@ seconds 360
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live /mnt/look
 new_volume vol /dev/ubda /dev/ubdb

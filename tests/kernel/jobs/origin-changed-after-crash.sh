@@ -3,7 +3,7 @@
 #@ disk 64M
 #@ disk 256M
 #@ kill-when kill-now
-#@ seconds 90
+#@ seconds 180
 . "$PROJECT/tests/kernel/lib/common.sh"
 export CAIRN_STATE_DIR=$SCRATCH/state
 mkdir -p /mnt/live

@@ -1,7 +1,7 @@
 # The origin is mounted bare and written while detached: attach refuses and says what it saw; with consent it goes on,
 # and the older snapshots are marked broken (law 3).
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live
 origin=$(loop_disk origin 64M)

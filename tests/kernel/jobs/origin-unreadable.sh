@@ -1,7 +1,7 @@
 # Blocks of the origin that cannot be read when they are first overwritten: the write goes through, the snapshot gives an
 # I/O error there and nowhere else (law 3).
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 #@ allow-io-errors
 . "$PROJECT/tests/kernel/lib/common.sh"
 origin=$(loop_disk origin 32M)

@@ -1,7 +1,7 @@
 # An origin with a partition table: the partitions of the volume are usable, those of a snapshot too, and reading the table
 # hangs neither attach nor detach.
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live /mnt/look
 origin=$(loop_disk origin 64M)

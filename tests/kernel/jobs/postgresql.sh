@@ -1,7 +1,7 @@
 # PostgreSQL under pgbench on ext4: snapshots under load, each mounted by a scratch device and recovered by PostgreSQL
 # itself, as after a power cut. Every index and table is sound, money is conserved, and each snapshot holds what was
 # committed before it was asked for and nothing that was committed after it was there (laws 3 and 4).
-#@ seconds 300
+#@ seconds 600
 #@ push 7.2
 #@ memory 3G
 . "$PROJECT/tests/kernel/lib/common.sh"

@@ -1,5 +1,5 @@
 # What must be refused and needs a kernel to try: mounted and held disks, recursion, second targets, lost stores.
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live /mnt/other
 origin=$(loop_disk origin 64M)

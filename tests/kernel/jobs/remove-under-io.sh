@@ -1,6 +1,6 @@
 # Detach under I/O: refused while anything has the volume open, and whoever has it open notices nothing.
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"
 origin=$(loop_disk origin 64M)

@@ -1,6 +1,6 @@
 # An origin with 4 KiB sectors (null_blk): the volume has them too, and snapshots under load are exact.
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 # null_disk NAME MEBIBYTES: prints a memory-backed disk with 4 KiB sectors, a volatile cache and discard.
 null_disk() {

@@ -1,5 +1,5 @@
 # Devices of snapshots: read-only ones refuse writes, scratch ones take and forget them; what is in use stays.
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live /mnt/look
 origin=$(loop_disk origin 64M)

@@ -1,6 +1,6 @@
 # A snapshot a second under load at depth, each held against the model of its cut; then deletions and a restore (A1-A3, A6).
 #@ push 7.2
-#@ seconds 150
+#@ seconds 300
 . "$PROJECT/tests/kernel/lib/common.sh"
 origin=$(loop_disk origin 32M)
 store=$(loop_disk store 768M)

@@ -1,7 +1,7 @@
 # A damaged store: one superblock is mended, a store that cannot be trusted is refused with the reason, and the origin
 # mounts without Cairn all the while (law 1).
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 . "$PROJECT/tests/kernel/lib/common.sh"
 mkdir -p /mnt/live /mnt/look
 origin=$(loop_disk origin 64M)

@@ -1,7 +1,7 @@
 # The store fails under load: production goes on without an error, the snapshot is exact or broken and says so, now and
 # after the next attach; the origin is the disk (laws 1, 3, 5).
 #@ push 7.2
-#@ seconds 120
+#@ seconds 240
 #@ allow-io-errors
 . "$PROJECT/tests/kernel/lib/common.sh"
 origin=$(loop_disk origin 64M)

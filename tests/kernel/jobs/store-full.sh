@@ -1,7 +1,7 @@
 # The store fills up under load: production goes on without an error, the oldest snapshots break and say so, and those
 # that are whole are exact, now and after the next attach (laws 3 and 5).
 #@ push 7.2
-#@ seconds 150
+#@ seconds 300
 . "$PROJECT/tests/kernel/lib/common.sh"
 origin=$(loop_disk origin 32M)
 store=$(loop_disk store 96M)

@@ -1,7 +1,7 @@
 # No worker can be started: the supervisor gives up and says so, requests wait instead of failing, and when the cause is
 # mended `cairn attach` goes on where it stopped (X10).
 #@ push never
-#@ seconds 240
+#@ seconds 480
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"
 origin=$(loop_disk origin 64M)

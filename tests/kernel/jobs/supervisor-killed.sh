@@ -1,6 +1,6 @@
 # Supervisor and worker are both killed under fio: the device outlives them, and the next attach takes it up again
 # without an I/O error (X10).
-#@ seconds 150
+#@ seconds 300
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"
 origin=$(loop_disk origin 64M)

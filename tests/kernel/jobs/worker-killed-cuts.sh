@@ -1,7 +1,7 @@
 # The worker is killed again and again while snapshots are taken under load: every snapshot that was reported is exact,
 # and so is every one whose call was interrupted (X4, X10).
 #@ push never
-#@ seconds 240
+#@ seconds 480
 . "$PROJECT/tests/kernel/lib/common.sh"
 origin=$(loop_disk origin 32M)
 store=$(loop_disk store 768M)

@@ -1,7 +1,7 @@
 # Workers are killed at any moment, above all while they are still taking over what their predecessor left: every device
 # is taken up again by some successor, the volume's and those of exposed snapshots (X10).
 #@ push never
-#@ seconds 240
+#@ seconds 480
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"
 origin=$(loop_disk origin 64M)

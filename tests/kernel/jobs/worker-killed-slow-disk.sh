@@ -1,7 +1,7 @@
 # The worker is killed while its writes hang in a slow disk: its successor must not begin before they have landed, or an
 # old write would overwrite a new one (design: recovery).
 #@ push never
-#@ seconds 240
+#@ seconds 480
 . "$PROJECT/tests/kernel/lib/common.sh"
 origin=$(loop_disk origin 32M)
 store=$(loop_disk store 256M)

@@ -1,7 +1,7 @@
 # The worker ends at named steps (CAIRN_CRASH_AT: every kind of disk call, before, during and after it) and is killed at
 # random moments, 50 times together, under fio with checksums, discards and zeroes, while snapshots are taken: no error
 # above, every snapshot exact (X4, X10, laws 3 and 4). On 6.12 the same with fewer deaths.
-#@ seconds 240
+#@ seconds 480
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"
 origin=$(loop_disk origin 96M)

@@ -1,6 +1,6 @@
 # The worker is killed ten times under fio with checksums: no I/O error, no mismatch (X10).
 #@ push never
-#@ seconds 240
+#@ seconds 480
 . "$PROJECT/tests/kernel/lib/common.sh"
 . "$PROJECT/tests/kernel/lib/fio.sh"
 origin=$(loop_disk origin 64M)
