@@ -126,7 +126,7 @@ impl Watch {
     ) -> Option<WatchedWrite<'_>> {
         let range = blocks_touched(offset, content.length_bytes());
         let mut log = lane.unless_given_up(self.log.lock()).await?;
-        let mut coming = BTreeMap::new();
+        let (mut coming, mut adds) = (BTreeMap::new(), Vec::new());
         let watched: Vec<BlockIndex> = log.contents.range(range).map(|(&block, _)| block).collect();
         let mut start_anew = false;
         for block in watched {
@@ -138,18 +138,21 @@ impl Watch {
             };
             let hashes = hash_sectors(&self.key, &image);
             let known = log.contents.get_mut(&block).expect("it was just listed");
-            if !known.contains(&hashes) {
-                known.push(hashes);
-                coming.insert(block, hashes);
+            // It is the latest, whenever else it was there.
+            match known.iter().position(|one| *one == hashes) {
+                Some(place) => known[place..].rotate_left(1),
+                None => {
+                    known.push(hashes);
+                    adds.push(Item::WatchAdd { block, hashes });
+                }
             }
+            coming.insert(block, hashes);
         }
         if log.is_long() {
             self.shorten(lane, &mut log, &coming).await;
             start_anew = true;
         }
-        let add = |(&block, &hashes): (&BlockIndex, &SectorHashes)| Item::WatchAdd { block, hashes };
-        let items: Vec<Item> = if start_anew { log.items() } else { coming.iter().map(add).collect() };
-        record(lane, items).await;
+        record(lane, if start_anew { log.items() } else { adds }).await;
         Some(log)
     }
 
@@ -185,7 +188,11 @@ impl Watch {
         let several = Vec::from_iter(several.map(|(block, _)| block));
         let mut present = read_blocks(&lane.disks().origin, &self.key, log.size_bytes, several).await;
         for (block, hashes) in coming {
-            present.entry(*block).and_modify(|known| known.push(*hashes));
+            present.entry(*block).and_modify(|known| {
+                if !known.contains(hashes) {
+                    known.push(*hashes);
+                }
+            });
         }
         log.contents.append(&mut present);
     }
