@@ -11,7 +11,7 @@ use serde_json::{json, Value};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -161,21 +161,44 @@ impl Chain {
     /// Starts a process and waits until it does its work.
     fn spawn(&mut self, mut command: Command, said: &str, is_ready: impl Fn() -> bool) {
         let said = self.directory.join(said);
-        let output = File::create(&said).expect("a file for what it says");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
-        let mut process = command.spawn().expect("is_possible was asked first");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         let until = Instant::now() + PATIENCE;
-        while !is_ready() {
-            let ended = process.try_wait().expect("a child can be asked");
-            if ended.is_some() || Instant::now() > until {
-                // It may have ended long ago.
-                let _ = process.kill();
-                panic!("{command:?} does not start: {ended:?}\n{}", fs::read_to_string(&said).unwrap_or_default());
-            }
-            sleep(Duration::from_millis(2));
+        loop {
+            let output = File::create(&said).expect("a file for what it says");
+            let mut process = command.stderr(output).spawn().expect("is_possible was asked first");
+            let Err(ended) = wait_until_ready(&mut process, &is_ready, until) else {
+                return self.processes.push(process);
+            };
+            let words = fs::read_to_string(&said).unwrap_or_default();
+            // A process that another test starts at this moment holds a copy of every file of this one, and with it the
+            // lock of an image that was just made, until it becomes the program it is to be.
+            let passes = ended.is_some() && words.contains("Failed to lock byte") && Instant::now() < until;
+            assert!(passes, "{command:?} does not start: {ended:?}\n{words}");
+            sleep(Duration::from_millis(10));
         }
-        self.processes.push(process);
     }
+}
+
+/// Waits until a process does its work. If it ended instead, how; none where it was ended because the time was over.
+fn wait_until_ready(
+    process: &mut Child,
+    is_ready: impl Fn() -> bool,
+    until: Instant,
+) -> Result<(), Option<ExitStatus>> {
+    while !is_ready() {
+        let ended = process.try_wait().expect("a child can be asked");
+        if ended.is_some() {
+            return Err(ended);
+        }
+        if Instant::now() > until {
+            // It may have ended by now.
+            let _ = process.kill();
+            let _ = process.wait();
+            return Err(None);
+        }
+        sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 impl Drop for Chain {
