@@ -89,7 +89,7 @@ impl Model {
                     Outcome::Unclear => Some(Existence::Doubtful),
                 };
                 let ticket = self.ticket(number);
-                self.oracle.end_snapshot(&name, ticket, existence);
+                self.oracle.end_snapshot(&name, ticket, existence, true);
             }
             Event::SnapshotRead { name, content } => self.oracle.observe_snapshot(&name, 0, &content)?,
             Event::DeleteStarted { name } => self.oracle.set_existence(&name, Existence::Doubtful),
