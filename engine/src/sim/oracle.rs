@@ -81,6 +81,16 @@ enum Cell {
     OneOf(Vec<Candidate>),
 }
 
+impl Cell {
+    /// All that it may be.
+    fn candidates(&self) -> Vec<Candidate> {
+        match self {
+            Cell::Exactly(value) => vec![Candidate { value: Some(*value), after: 0, before: Instant::MAX }],
+            Cell::OneOf(candidates) => candidates.clone(),
+        }
+    }
+}
+
 /// Whether a snapshot must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existence {
@@ -367,6 +377,25 @@ impl Oracle {
         Ok(())
     }
 
+    /// A flush failed and nobody heard of it, and now the power goes: where a snapshot shows what the origin holds, and
+    /// that was not durable, it may show what was there before.
+    pub fn lose_forsaken(&mut self) {
+        for sector in 0..self.sectors() {
+            let survivors = self.survivors(sector);
+            let anywhere = |version: &Version| Candidate { value: version.value, after: 0, before: Instant::MAX };
+            for snapshot in self.snapshots.values_mut().filter(|snapshot| sector < snapshot.cells.len() as u64) {
+                let cell = &mut snapshot.cells[sector as usize];
+                let shown = cell.candidates();
+                let is_shown = |version: &&Version| {
+                    !version.flushed && shown.iter().any(|one| one.value.is_none() || one.value == version.value)
+                };
+                if survivors.iter().any(|version| is_shown(&version)) {
+                    *cell = Cell::OneOf(shown.into_iter().chain(survivors.iter().map(anywhere)).collect());
+                }
+            }
+        }
+    }
+
     /// The machine stops. Snapshots under way may exist afterwards; writes under way may have happened.
     pub fn crash(&mut self, crash: Crash) {
         let now = self.tick();
@@ -535,6 +564,22 @@ mod tests {
             let mut crashed = oracle.clone();
             crashed.crash(Crash::Power);
             assert_eq!(crashed.observe_volume(&content, true).is_ok(), legal);
+        }
+    }
+
+    #[test]
+    fn only_what_a_failed_flush_dropped_may_be_missing_in_a_snapshot_of_the_origin() {
+        for kept in [true, false] {
+            let mut oracle = Oracle::new(&[0; SECTOR]);
+            let content = written(&mut oracle, 0);
+            let ticket = oracle.start_snapshot("a");
+            oracle.end_snapshot("a", ticket, Some(Existence::Sure), kept);
+            oracle.lose_forsaken();
+            oracle.crash(Crash::Power);
+            assert!(oracle.clone().observe_snapshot("a", 0, &content).is_ok());
+            assert_eq!(oracle.clone().observe_snapshot("a", 0, &[0; SECTOR]).is_ok(), !kept);
+            let other = stamped(77, 0);
+            assert!(oracle.observe_snapshot("a", 0, &other).is_err());
         }
     }
 

@@ -71,6 +71,10 @@ impl History {
         let crash = if self.random.bool() { Crash::Process } else { Crash::Power };
         self.shared.note(format!("=== crash: {crash:?}, {depth} deep"));
         self.shared.reached(if crash == Crash::Power { "power cuts" } else { "process crashes" }, 1);
+        self.shared.trouble.absorb(&host.disks);
+        if crash == Crash::Power && self.shared.trouble.forsaken() {
+            self.shared.oracle.borrow_mut().lose_forsaken();
+        }
         self.shared.oracle.borrow_mut().crash(crash);
         self.shared.forget_underway();
         self.crashes += 1;

@@ -10,7 +10,7 @@ use super::History;
 use crate::error::ErrorKind;
 use crate::holes::Holes;
 use crate::sim::picture::Picture;
-use crate::units::TEAR_BYTES;
+use crate::units::{BLOCK_BYTES, TEAR_BYTES};
 
 /// Ticks that may pass before a restore that makes no progress is given up: every sixty ticks of its lanes it tries again
 /// what it could not move.
@@ -109,8 +109,17 @@ impl History {
         let before = self.before_restore.take().unwrap_or_default();
         let after = restoring.map(|restoring| restoring.target).unwrap_or_default();
         let (mut content, mut anything) = (Vec::new(), Vec::new());
+        let size_bytes = self.shared.oracle.borrow().sectors() as usize * TEAR_BYTES;
         for (index, block) in self.whole_volume().into_iter().enumerate() {
-            let Some(block) = block else { self.give_up("a mixture cannot be read".to_owned()) };
+            let Some(block) = block else {
+                // What failed before went well this time: the restore is still there, and where its snapshot is damaged.
+                if self.context().volume.restore_progress().is_none() || !self.shared.trouble.damaged() {
+                    self.give_up("a mixture cannot be read".to_owned());
+                }
+                anything.push(index as u64..index as u64 + 1);
+                content.resize(size_bytes.min(content.len() + BLOCK_BYTES), 0);
+                continue;
+            };
             // A block that was being moved when the power went is a mixture itself, sector by sector.
             let oracle = self.shared.oracle.borrow();
             let legal = (index as u64 * 8..).zip(block.chunks_exact(TEAR_BYTES)).all(|(sector, content)| {
