@@ -4,7 +4,7 @@ use cairn_engine::catalog::Catalog;
 use cairn_engine::disk::{aligned_buffer, Disk, Disks};
 use cairn_engine::error::ErrorKind;
 use cairn_engine::sim::rig::{create_options, Rig, StateDirectory};
-use cairn_engine::sim::{block_on, Crash, Scheduler, SimDisk, SimDiskOptions};
+use cairn_engine::sim::{block_on, Crash, Fault, FaultTarget, Scheduler, SimDisk, SimDiskOptions};
 use cairn_engine::volume::{self, Limits};
 use std::rc::Rc;
 
@@ -222,4 +222,21 @@ fn the_places_of_a_partition_follow_a_disk_that_grows() {
     }
     assert_eq!(rig.disks.origin.size_bytes(), rig.volume.size_bytes());
     assert_eq!(attach_fails_with(&rig.disks, Crash::Power), None);
+}
+
+/// Found by a reviewer: the watch took a growth that failed for one that had happened.
+#[test]
+fn the_end_of_a_volume_that_could_not_grow_stays_watched() {
+    let disks = empty_disks(1, 512);
+    let bytes = disks.origin.size_bytes();
+    let rig = attached(disks);
+    rig.snapshot("a").expect("cut");
+    rig.disks.origin.resize(2 * bytes);
+    rig.disks.store.inject(Fault::persistent(FaultTarget::Write, 0));
+    block_on(rig.volume.grow(&rig.control)).expect_err("the store does not take it");
+    rig.disks.store.clear_faults();
+    // The place of a partition table: the watch looks for partitions, and where else it has to watch.
+    write_bytes(&rig, 0, &[1]);
+    assert_eq!(rig.volume.size_bytes(), bytes);
+    assert_eq!(after_a_bare_write(&rig.disks, bytes - 1), Some(ErrorKind::OriginChanged));
 }

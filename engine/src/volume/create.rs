@@ -85,7 +85,7 @@ pub(crate) async fn create_with_geometry<D: Disk>(
     let key = &options.sample_key;
     let mut items = vec![Item::Volume(VolumeFacts { size_bytes, active_epoch: Epoch(1), flush_failed: false })];
     items.extend(WatchLog::read(&disks.origin, key, size_bytes, std::iter::empty()).await.items());
-    items.extend(watch::read_sample(&disks.origin, key, size_bytes).await);
+    items.extend(watch::read_sample(&disks.origin, key, size_bytes, |_| true).await);
     Catalog::create(&disks.store, superblock, &items).await?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::disk::{Disk, Disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::Item;
 use crate::sync::atomic::Ordering;
+use crate::units::BlockIndex;
 use crate::watch::{self, WatchLog};
 
 impl Volume {
@@ -46,7 +47,9 @@ impl Volume {
         let so_far = ledger.catalog.state().watch.keys().copied();
         let mut items = WatchLog::read(&disks.origin, &key, size_bytes, so_far).await.items();
         items.push(Item::SampleReset);
-        items.extend(watch::read_sample(&disks.origin, &key, size_bytes).await);
+        let active = self.active_epoch();
+        let is_in_use = |block: BlockIndex| active.in_use.is_all_in_use(block..block + 1);
+        items.extend(watch::read_sample(&disks.origin, &key, size_bytes, is_in_use).await);
         ledger.catalog.append(&disks.store, &items).await?;
         if self.lateness.is_marked() {
             let facts = self.facts(&ledger);

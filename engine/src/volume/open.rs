@@ -261,7 +261,7 @@ async fn install<D: Disk>(
     let so_far = &ledger.catalog.state().watch;
     let log = match flush_failed {
         // Older contents may come back: they stay legal.
-        true => WatchLog::kept(so_far, facts.size_bytes),
+        true => WatchLog::kept(&disks.origin, &key, so_far, facts.size_bytes).await,
         false => WatchLog::read(&disks.origin, &key, facts.size_bytes, so_far.keys().copied()).await,
     };
     items.push(Item::SampleReset);

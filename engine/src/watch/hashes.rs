@@ -32,12 +32,18 @@ pub(super) async fn read_blocks<D: Disk>(
     present
 }
 
-/// Hashes of a keyed sample of blocks: nobody who does not know the key can tell which.
-pub(crate) async fn read_sample<D: Disk>(origin: &D, key: &[u8; 32], size_bytes: u64) -> Vec<Item> {
+/// Hashes of a keyed sample of blocks: nobody who does not know the key can tell which. Only of those in use: what was
+/// discarded may read as something else at any time.
+pub(crate) async fn read_sample<D: Disk>(
+    origin: &D,
+    key: &[u8; 32],
+    size_bytes: u64,
+    is_in_use: impl Fn(BlockIndex) -> bool,
+) -> Vec<Item> {
     let blocks = blocks_for(size_bytes);
     let mut items = Vec::new();
-    for index in 0..SAMPLE_BLOCKS.min(blocks) {
-        let block = hash(key, &index.to_le_bytes()) % blocks;
+    let sampled = (0..SAMPLE_BLOCKS.min(blocks)).map(|index| hash(key, &index.to_le_bytes()) % blocks);
+    for block in sampled.filter(|block| is_in_use(*block)) {
         if let Ok(image) = read_block(origin, block, size_bytes).await {
             items.push(Item::Sample { block, hash: hash(key, &image) });
         }

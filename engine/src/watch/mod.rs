@@ -60,6 +60,8 @@ pub(crate) struct WatchLog {
     table: BTreeSet<BlockIndex>,
     /// The volume's size, or the one it is about to grow to.
     size_bytes: u64,
+    /// The catalog refused some of it: all of it goes there with the next write.
+    is_behind: bool,
 }
 
 /// Proof that the hashes of a write to watched blocks are durable, and that no other such write is under way.
@@ -75,14 +77,31 @@ impl WatchLog {
     ) -> WatchLog {
         let Places { blocks, table, size_bytes } = Places::find(origin, size_bytes, so_far).await;
         let contents = read_blocks(origin, key, size_bytes, blocks.into_iter().take(WATCHED_MAX)).await;
-        WatchLog { contents, table, size_bytes }
+        WatchLog { contents, table, size_bytes, is_behind: false }
     }
 
-    /// The log of an earlier attachment, of which no content can be ruled out. Partitions are not followed.
-    pub(crate) fn kept(contents: &BTreeMap<BlockIndex, Vec<SectorHashes>>, size_bytes: u64) -> WatchLog {
+    /// The log of an earlier attachment, of which no content can be ruled out, and what the origin holds now: it may have
+    /// been accepted although the log does not have it. Partitions are not followed.
+    pub(crate) async fn kept<D: Disk>(
+        origin: &D,
+        key: &[u8; 32],
+        contents: &BTreeMap<BlockIndex, Vec<SectorHashes>>,
+        size_bytes: u64,
+    ) -> WatchLog {
         let inside = contents.range(..blocks_for(size_bytes)).take(WATCHED_MAX);
-        let contents = inside.map(|(&block, known)| (block, known.clone())).collect();
-        WatchLog { contents, table: BTreeSet::new(), size_bytes }
+        let contents: BTreeMap<_, _> = inside.map(|(&block, known)| (block, known.clone())).collect();
+        let present = read_blocks(origin, key, size_bytes, contents.keys().copied()).await;
+        let mut log = WatchLog { contents, table: BTreeSet::new(), size_bytes, is_behind: false };
+        log.add(present);
+        log
+    }
+
+    /// These contents are possible as well; of blocks that are watched.
+    fn add(&mut self, present: BTreeMap<BlockIndex, Vec<SectorHashes>>) {
+        for (block, hashes) in present {
+            let known = self.contents.get_mut(&block).expect("only blocks of the log were read");
+            known.extend(hashes.into_iter().filter(|one| !known.contains(one)).collect::<Vec<_>>());
+        }
     }
 
     /// Items that replace the whole log by this one.
@@ -152,7 +171,8 @@ impl Watch {
             self.shorten(lane, &mut log, &coming).await;
             start_anew = true;
         }
-        record(lane, if start_anew { log.items() } else { adds }).await;
+        let items = if start_anew || log.is_behind { log.items() } else { adds };
+        log.is_behind = !record(lane, items).await;
         Some(log)
     }
 
@@ -168,6 +188,8 @@ impl Watch {
             return;
         }
         let places = Places::find(&lane.disks().origin, log.size_bytes, log.contents.keys().copied()).await;
+        // A growth that failed left the size that was to be.
+        let places = places.and_the_end_of(lane.volume().size_bytes());
         if let Err(error) = self.move_to(lane, &mut log, places).await {
             tracing::error!(%error, "the partition table was written; partitions that are new are not watched");
         }
@@ -215,7 +237,7 @@ impl Watch {
                 log.contents.extend(read_blocks(&lane.disks().origin, &self.key, size_bytes, new).await);
             }
             log.contents.retain(|block, _| !is_gone(block));
-            record(lane, log.items()).await;
+            log.is_behind = !record(lane, log.items()).await;
             self.announce(lane, log.contents.keys().copied()).await?;
         }
         log.table = table;
@@ -295,6 +317,7 @@ impl Watch {
         let mut log = self.log.lock().await;
         let so_far = log.contents.keys().copied();
         let places = lateness.for_disk(Places::find(origin, log.size_bytes, so_far)).await;
+        let places = places.and_the_end_of(lane.volume().size_bytes());
         match self.move_to(lane, &mut log, places).await {
             // After a failed flush no other succeeds; what was watched before is watched on.
             Err(error) if error.kind() == ErrorKind::FlushFailed => {
@@ -303,19 +326,18 @@ impl Watch {
             moved => moved?,
         }
         let is_durable = self.flush_for_all(lane).await.is_ok();
-        let watched = log.contents.keys().copied();
+        // A growth that was cut off left blocks behind the end.
+        let watched = log.contents.range(..blocks_for(log.size_bytes)).map(|(&block, _)| block);
         let present = lateness.for_disk(read_blocks(origin, &self.key, log.size_bytes, watched)).await;
         if is_durable {
             log.contents = present;
         } else {
             // Older contents may come back: they stay legal.
             log.contents.retain(|block, _| present.contains_key(block));
-            for (block, hashes) in present {
-                let known = log.contents.get_mut(&block).expect("only blocks of the log were read");
-                known.extend(hashes.into_iter().filter(|one| !known.contains(one)).collect::<Vec<_>>());
-            }
+            log.add(present);
         }
-        if record(lane, log.items()).await {
+        log.is_behind = !record(lane, log.items()).await;
+        if !log.is_behind {
             return Ok(());
         }
         let message = "the watch on the disk could not be set up anew";
