@@ -34,7 +34,7 @@ const RING_ENTRIES_MAX: u32 = 4096;
 /// `IORING_ENTER_GETEVENTS`
 const ENTER_GETEVENTS: u32 = 1;
 /// So many tasks go on before the ring has its turn.
-const TASKS_IN_A_TURN: u32 = 128;
+const TASKS_IN_A_TURN: u32 = 64;
 static TICK: types::Timespec = types::Timespec::new().sec(1);
 
 /// Serves one queue until the device is stopped. It begins when `all_ready` has been reached by every queue.
