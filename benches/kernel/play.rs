@@ -128,15 +128,10 @@ fn count_targets(scene: &Scene, players: &[Player]) -> Vec<TargetCost> {
     for player in players.iter().filter(|player| !scene.counted.is_empty() && player.contender.snapshots == 0) {
         let Some(process_id) = player.stack.process_id() else { continue };
         let counted = Steps::begin(process_id).and_then(|steps| {
-            let mut resting = None;
-            for counted in &scene.counted {
-                if resting.as_ref().is_none_or(|resting: &Resting| resting.unit != counted.unit) {
-                    resting = Some(Resting::count(counted.unit, &steps)?);
-                }
-                let resting = resting.as_ref().expect("it was just counted");
-                costs.push(count_target(scene, *counted, player, &steps, resting)?);
-            }
-            Ok(())
+            scene.counted.iter().try_for_each(|counted| {
+                costs.push(count_target(scene, *counted, player, &steps)?);
+                Ok(())
+            })
         });
         if let Err(error) = counted {
             println!("SKIPPED: counting what {} does: {error:#}", player.contender);
@@ -145,46 +140,27 @@ fn count_targets(scene: &Scene, players: &[Player]) -> Vec<TargetCost> {
     costs
 }
 
-/// What a process does when there are no requests.
-struct Resting {
-    unit: Unit,
-    threads: BTreeMap<i32, Stepped>,
-    time: Duration,
-}
-
-impl Resting {
-    fn count(unit: Unit, steps: &Steps) -> Result<Resting> {
-        let rest = || {
-            std::thread::sleep(IDLE);
-            Ok(())
-        };
-        let (threads, (time, ())) = steps.count(unit, || timed(rest))?;
-        Ok(Resting { unit, threads, time })
-    }
-}
-
 /// Counts what a process does for requests that pass through, without what it does when there are none.
-fn count_target(
-    scene: &Scene,
-    counted: Counted,
-    player: &Player,
-    steps: &Steps,
-    resting: &Resting,
-) -> Result<TargetCost> {
+fn count_target(scene: &Scene, counted: Counted, player: &Player, steps: &Steps) -> Result<TargetCost> {
     let Counted { unit, work, depth, requests } = counted;
     println!("counting {unit:?} of {} at {work:?}, depth {depth}", player.contender);
     let target = player.stack.target();
     let shape = Shape { block_bytes: 4096, depth, jobs: 1 };
     let extent = fio::Extent::Once { requests_max: requests, time_max_ms: 15_000 };
     let job = Job { target: &target, work, shape, extent, seed: 1, size_bytes: scene.volume_mib << 20 };
+    let rest = || {
+        std::thread::sleep(IDLE);
+        Ok(())
+    };
+    let (idle, (idle_time, ())) = steps.count(unit, || timed(rest))?;
     let (busy, (time, speed)) = steps.count(unit, || timed(|| fio::run(&job)))?;
-    let idle_times = time.as_secs_f64() / resting.time.as_secs_f64();
+    let idle_times = time.as_secs_f64() / idle_time.as_secs_f64();
     let per_request = |count: f64, idle: f64| (count - idle * idle_times) / speed.requests as f64;
     let sum = |threads: &BTreeMap<i32, Stepped>| threads.values().map(|thread| thread.count).sum::<u64>() as f64;
     let (each, functions) = match unit {
         Unit::Instructions => {
             // Which queue's thread a request meets does not matter: all of them run the same code.
-            let (of_idle, of_busy) = (places_of(&resting.threads), places_of(&busy));
+            let (of_idle, of_busy) = (places_of(&idle), places_of(&busy));
             let rounded = |(address, count): (&u64, &u64)| {
                 let of_idle = of_idle.get(address).copied().unwrap_or(0);
                 (*address, per_request(*count as f64, of_idle as f64).round().max(0.0) as u64)
@@ -192,7 +168,7 @@ fn count_target(
             let places: Places = of_busy.iter().map(rounded).collect();
             (places.values().sum::<u64>() as f64, hottest(player, &places)?)
         }
-        Unit::SystemCalls => (per_request(sum(&busy), sum(&resting.threads)), Vec::new()),
+        Unit::SystemCalls => (per_request(sum(&busy), sum(&idle)), Vec::new()),
     };
     Ok(TargetCost { scene: scene.name.clone(), contender: player.contender.clone(), counted, each, functions })
 }

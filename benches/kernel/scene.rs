@@ -166,12 +166,12 @@ fn pass_through() -> [Scene; 2] {
 }
 
 /// Few instructions, because each step takes long; system calls alone and many at a time. How many requests meet in one
-/// call is a matter of luck, so that is counted often.
+/// call is a matter of luck, so that is counted several times.
 fn counted_on_targets() -> Vec<Counted> {
-    let counts = [(Unit::SystemCalls, 1, 200, 1), (Unit::SystemCalls, 32, 2000, 15), (Unit::Instructions, 1, 64, 1)];
     let mut counted = Vec::new();
-    for (unit, depth, requests, times) in counts {
-        for work in [Work::Rewrite, Work::Read] {
+    for work in [Work::Rewrite, Work::Read] {
+        let counts = [(Unit::SystemCalls, 1, 200, 1), (Unit::SystemCalls, 32, 2000, 3), (Unit::Instructions, 1, 64, 1)];
+        for (unit, depth, requests, times) in counts {
             counted.extend((0..times).map(|_| Counted { unit, work, depth, requests }));
         }
     }
