@@ -90,8 +90,7 @@ fn a_store_that_does_not_answer_holds_no_write_longer_than_the_deadline_and_come
     let took = began.elapsed();
     println!("a write of the whole waited {} ms for a store with a deadline of {DEADLINE_MS} ms", took.as_millis());
     assert!(took >= Duration::from_millis(DEADLINE_MS / 2), "it waited for the store: {took:?}");
-    // A busy machine adds to it; without a deadline it would wait as long as the store is stopped.
-    assert!(took < Duration::from_millis(10 * DEADLINE_MS), "and not longer than it may: {took:?}");
+    assert!(took < Duration::from_millis(3 * DEADLINE_MS), "and not longer than it may: {took:?}");
     let shown = volume.show();
     assert_eq!(shown["volume"]["state"], "broken", "{shown}");
     assert!(shown["volume"]["save_deadline"]["given_up"].is_string(), "{shown}");

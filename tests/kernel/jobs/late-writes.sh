@@ -35,7 +35,7 @@ kill_and_watch() {
     # The write was on the bare disk when the successor had its devices: it cannot come after anything of his.
     $landed || fail "the successor began while a write of its predecessor was still under way"
     echo "the successor had its devices $((opened_ms - killed_ms)) ms after the kill"
-    [ "$((opened_ms - killed_ms))" -ge "$((delay_ms / 2))" ] ||
+    [ "$((opened_ms - killed_ms))" -ge "$((delay_ms - 1200))" ] ||
         fail "the successor did not wait for a write that takes $delay_ms ms"
     slow_writes slow "$2" 0
 }
